@@ -1,0 +1,195 @@
+"""The composition root: the one place that knows every part, and the order in which they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+import uvicorn
+import uvloop
+
+from appliance.config import Config, shipped_models_dir
+from appliance.core.protocol import Result, Trace
+from appliance.errors import ConfigError, PortInUse
+from appliance.history import History
+from appliance.http.door import create_app
+from appliance.http.security import check_address
+from appliance.http.status import BrokerReport, ListenerReport, MqttReport, Status
+from appliance.lanes import Lanes
+from appliance.live import Event, Live
+from appliance.pipeline import Pipeline
+from appliance.runtimes import Loaders, default_loaders
+from appliance.slots import Slots
+from appliance.store import Store
+from appliance.watchdog import Watchdog, notify
+
+log = structlog.get_logger("app")
+
+EXIT_HUNG = 70
+"""Exit code when only a restart helps: a native call hangs for good."""
+
+
+class Box:
+    """One appliance. `loaders` are the runtimes; the default ones unless a test brings its own."""
+
+    def __init__(self, config: Config, loaders: Loaders | None = None) -> None:
+        check_address(config.http.host, "http.host")
+        check_address(config.listener.host, "listener.host")
+        self.config = config
+        data_dir = Path(config.data_dir).absolute()
+        self._store = Store(data_dir, config.store)
+        lanes = config.lanes.lanes or os.cpu_count() or 1
+        self._slots = Slots(
+            _model_roots(config, data_dir),
+            config.models,
+            loaders or default_loaders(),
+            lanes=lanes,
+            pixels_max=config.pixels_max,
+            fatal=_leave,
+        )
+        self._lanes = Lanes("CPU", lanes, config.lanes.waiting_max, config.lanes.timeout_s, self._slots.hung)
+        self._live = Live(config.http.sse_clients_max)
+        self._pipeline = Pipeline(
+            config.device,
+            self._slots,
+            self._lanes,
+            self._store,
+            config.recipes,
+            outgoing=lambda result, body: (),
+            announce=self._announce,
+        )
+        history = History(self._store.path, self._store.frames)
+        self._status = Status(
+            config.device, self._slots, self._lanes, self._store, history, config.ready_requires, self._mqtt_report
+        )
+        self.app = create_app(config.http, self._pipeline, history, self._live, self._status)
+        self._loop_beat = time.monotonic()
+        self._watchdog = Watchdog(
+            {"loop": lambda: self._loop_beat, "store": lambda: self._store.beat},
+            [self._lanes.check, self._slots.check],
+        )
+        self._started = False
+
+    def start(self) -> None:
+        """Start every thread; doors open last."""
+        self._started = True
+        self._store.start()
+        self._lanes.start()
+        self._slots.start()
+        self._watchdog.start()
+
+    def stop(self) -> None:
+        """Close the doors first, the store last, so that what was taken is committed."""
+        self._live.close()
+        self._watchdog.stop()
+        self._lanes.stop()
+        self._store.stop()
+
+    def _announce(self, result: Result, body: bytes, trace: Trace | None) -> None:
+        self._live.publish(Event(result, body, trace))
+
+    def _mqtt_report(self) -> MqttReport:
+        return MqttReport(ListenerReport("off"), BrokerReport("off"))
+
+    async def beat_for_ever(self) -> None:
+        """The HTTP loop's heartbeat."""
+        while True:
+            self._loop_beat = time.monotonic()
+            await asyncio.sleep(1.0)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, telling when it serves and ending event streams when it is asked to stop."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], on_exit: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+        self._on_exit = on_exit
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_exit()
+        await super().shutdown(sockets)
+
+
+def serve(config: Config, loaders: Loaders | None = None, on_started: Callable[[str], None] | None = None) -> None:
+    """Run a box until SIGTERM or SIGINT. Raises ConfigError and PortInUse before anything is served.
+
+    on_started: told the address of the page.
+    """
+    listening = _bind(config.http.host, config.http.port)
+    box = Box(config, loaders)
+    host, port = listening.getsockname()[:2]
+    address = f"http://{host}:{port}"
+
+    def started() -> None:
+        log.info("serving", address=address, data_dir=str(Path(config.data_dir).absolute()))
+        notify("READY=1")
+        if on_started is not None:
+            on_started(address)
+
+    server = _Server(
+        uvicorn.Config(
+            box.app,
+            http="httptools",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=5,
+            # A device's clock may be anywhere; the header would tell a wrong time with authority.
+            date_header=False,
+            server_header=False,
+        ),
+        started,
+        box._live.close,
+    )
+    box.start()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(server, box, listening))
+    finally:
+        notify("STOPPING=1")
+        box.stop()
+        log.info("stopped")
+
+
+async def _run(server: uvicorn.Server, box: Box, listening: socket.socket) -> None:
+    beating = asyncio.create_task(box.beat_for_ever(), name="loop-beat")
+    try:
+        await server.serve([listening])
+    finally:
+        beating.cancel()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    check_address(host, "http.host")
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=256)
+    except OSError as error:
+        if error.errno in (98, 48):
+            raise PortInUse(
+                f"{host}:{port} is taken by another program; stop it, or choose a port with --port or http.port"
+            ) from error
+        raise ConfigError(f"http.host {host!r}, port {port}: {error.strerror}; choose another address") from error
+
+
+def _model_roots(config: Config, data_dir: Path) -> list[Path]:
+    """Shipped or given models first; those installed in the data folder replace them."""
+    roots = [Path(config.models_dir) if config.models_dir else shipped_models_dir()]
+    installed = data_dir / "models"
+    if installed.is_dir():
+        roots.append(installed)
+    return roots
+
+
+def _leave(reason: str) -> None:
+    log.error("giving_up", reason=reason)
+    os._exit(EXIT_HUNG)

@@ -1,0 +1,52 @@
+"""The `appliance` command.
+
+Exit codes: 0 done, 1 unexpected, 2 wrong option or configuration, 3 a port is in use, 70 a model hung for good.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from appliance import __version__, log
+from appliance.config import load
+from appliance.errors import ApplianceError, ConfigError, PortInUse
+
+_EXIT = {ConfigError: 2, PortInUse: 3}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def appliance() -> None:
+    """One box that judges parts next to the machines, over HTTP and MQTT."""
+
+
+@appliance.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), help="appliance.toml")
+@click.option("--data-dir", help="where results, images and state are kept  [default: ./appliance-data]")
+@click.option("--models", "models_dir", help="a model repository instead of the shipped models")
+@click.option("--host", help="address of the HTTP server  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="port of the HTTP server  [default: 8080]")
+def serve(path: Path | None, data_dir: str | None, models_dir: str | None, host: str | None, port: int | None) -> None:
+    """Serve until stopped."""
+    from appliance.app import serve as run
+
+    config = load(path, data_dir=data_dir, models_dir=models_dir, host=host, port=port)
+    log.set_up(config.log_level)
+    run(config)
+
+
+def main() -> None:
+    """Run the command; an error is one line on standard error."""
+    try:
+        appliance.main(prog_name="appliance", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except ApplianceError as error:
+        click.echo(f"appliance: {error.code}: {error}", err=True)
+        sys.exit(next((code for kind, code in _EXIT.items() if isinstance(error, kind)), 1))

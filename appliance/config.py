@@ -1,0 +1,215 @@
+"""The one configuration file, `appliance.toml`, and the options of `appliance serve` that overrule it.
+
+`load` is the only reader of the file and of the environment. Every part of the appliance receives its own section,
+already valid: unknown keys, wrong types and out-of-range values are refused with file, key and reason.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sysconfig
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from appliance.core.manifest import Name
+from appliance.core.verdict import VerdictRule
+from appliance.errors import ConfigError
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Identifier = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class HttpConfig(_Section, kw_only=True):
+    """Port 0 takes a free one. `body_bytes_max` bounds an upload, `pixels_max` the picture inside it."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    body_bytes_max: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 16 << 20
+    sse_clients_max: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 64
+
+
+class ListenerConfig(_Section, kw_only=True):
+    """The built-in MQTT listener. Limits are per listener unless they say otherwise."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Port = 1883
+    clients_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 200
+    packet_bytes_max: Annotated[int, msgspec.Meta(ge=1024, le=256 << 20)] = 16 << 20
+    receive_max: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 100
+    """Messages of one client that may be unacknowledged at once."""
+    session_expiry_s_max: Annotated[int, msgspec.Meta(ge=0, le=31_536_000)] = 7 * 86_400
+    queue_messages_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
+    """Messages that may wait for one subscriber; the oldest go first."""
+    retained_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
+    keep_alive_s_max: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 3600
+
+
+class BrokerConfig(_Section, kw_only=True):
+    """A site broker that the appliance connects to; leave the section out to have none."""
+
+    host: str
+    port: Port = 1883
+    client_id: Identifier | None = None
+    """Fixed, so that the session survives restarts; the device name unless given."""
+    username: str | None = None
+    password_file: str | None = None
+    receive_max: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 1000
+    session_expiry_s: Annotated[int, msgspec.Meta(ge=0)] = 7 * 86_400
+    keep_alive_s: Annotated[int, msgspec.Meta(ge=5, le=3600)] = 30
+    reconnect_s_max: Seconds = 30.0
+
+
+class LanesConfig(_Section, kw_only=True):
+    """lanes: inferences that run at once on a device, 0: one per core. timeout_s: waiting and running together."""
+
+    lanes: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    waiting_max: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64
+    timeout_s: Seconds = 5.0
+
+
+class StoreConfig(_Section, kw_only=True):
+    """Retention by age; the disk keeps `free_bytes_min` for everybody else."""
+
+    results_days: Annotated[float, msgspec.Meta(gt=0)] = 90.0
+    readings_hours: Annotated[float, msgspec.Meta(gt=0)] = 24.0
+    images_days: Annotated[float, msgspec.Meta(gt=0)] = 7.0
+    dead_letters_days: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    free_bytes_min: Annotated[int, msgspec.Meta(ge=0)] = 64 << 20
+    linger_ms: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    """How long a group commit waits for company: spares flash, costs latency."""
+    segment_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=1 << 30)] = 64 << 20
+
+
+class ModelConfig(_Section, kw_only=True):
+    """What the site decides about one model."""
+
+    variant: Name | None = None
+    durable: bool = False
+    """Answer an HTTP upload only after its result is committed."""
+
+
+class RouteConfig(_Section, kw_only=True):
+    """A topic filter and the model its messages are for.
+
+    source: name of the source; left out, the topic levels that `+` and `#` matched, joined by `-`.
+    key_field, key_property: where a publisher's key of the message is: a dotted path in a JSON payload, or an MQTT 5
+    user property. With a key a message is never recorded twice.
+    values: dotted path of the readings in a JSON object. hop: samples between the starts of two windows (left out:
+    the window's size). retain_as_reading: take a retained message that is sent on subscribe as a new one.
+    """
+
+    name: Identifier
+    topic: str
+    model: Name
+    source: Identifier | None = None
+    key_field: str | None = None
+    key_property: str | None = None
+    values: str = "values"
+    hop: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    retain_as_reading: bool = False
+    verdict: VerdictRule | None = None
+
+    def __post_init__(self) -> None:
+        if not valid_filter(self.topic):
+            raise ValueError(f"topic {self.topic!r} is not an MQTT topic filter ('+' and '#' stand alone, '#' last)")
+        if self.key_field is not None and self.key_property is not None:
+            raise ValueError("give key_field or key_property, not both")
+
+
+class Config(_Section, kw_only=True):
+    """The whole file. `recipes` maps recipe -> model -> what it changes in the verdict rule."""
+
+    device: Identifier = "appliance"
+    data_dir: str = "appliance-data"
+    models_dir: str | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    http: HttpConfig = HttpConfig()
+    listener: ListenerConfig = ListenerConfig()
+    broker: BrokerConfig | None = None
+    lanes: LanesConfig = LanesConfig()
+    store: StoreConfig = StoreConfig()
+    pixels_max: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)] = 50_000_000
+    ready_requires: tuple[Name, ...] = ()
+    models: dict[Name, ModelConfig] = {}
+    recipes: dict[Identifier, dict[Name, VerdictRule]] = {}
+    routes: tuple[RouteConfig, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [route.name for route in self.routes]
+        if len(set(names)) != len(names):
+            raise ValueError("two routes share a name")
+
+
+def load(
+    path: Path | None = None,
+    *,
+    data_dir: str | None = None,
+    models_dir: str | None = None,
+    host: str | None = None,
+    port: int | None = None,
+) -> Config:
+    """Read `path` (none: all defaults), then apply the options that are given.
+
+    Raises ConfigError with file, key and reason.
+    """
+    config = Config() if path is None else _read(path)
+    if path is None:
+        config = msgspec.structs.replace(
+            config,
+            device=_device_name(),
+            data_dir=os.environ.get("STATE_DIRECTORY", config.data_dir),
+        )
+    http = config.http
+    if host is not None:
+        http = msgspec.structs.replace(http, host=host)
+    if port is not None:
+        http = msgspec.structs.replace(http, port=port)
+    return msgspec.structs.replace(
+        config,
+        http=http,
+        data_dir=data_dir or config.data_dir,
+        models_dir=models_dir or config.models_dir,
+    )
+
+
+def _read(path: Path) -> Config:
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Config)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give --config the path of a readable file") from error
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def shipped_models_dir() -> Path:
+    """The models that travel with the appliance: beside the source tree, or in the installed data folder."""
+    beside = Path(__file__).resolve().parent.parent / "models"
+    if beside.is_dir():
+        return beside
+    return Path(sysconfig.get_path("data")) / "share" / "edge-inference-appliance" / "models"
+
+
+def valid_filter(topic: str) -> bool:
+    """Whether `topic` is an MQTT topic filter (MQTT 5, section 4.7.1)."""
+    levels = topic.split("/")
+    return (
+        0 < len(topic.encode()) <= 65_535
+        and "\0" not in topic
+        and all(level in ("+", "#") or not ({"+", "#"} & set(level)) for level in levels)
+        and "#" not in levels[:-1]
+    )
+
+
+def _device_name() -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()).strip("-.")[:64]
+    return name or "appliance"

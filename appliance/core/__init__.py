@@ -1,0 +1,1 @@
+"""Pure decisions and transforms: no I/O, clock, thread or framework."""

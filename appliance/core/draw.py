@@ -1,0 +1,56 @@
+"""The picture with its findings drawn, for people."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from appliance.core.prediction import Prediction
+from appliance.core.verdict import Verdict
+
+_COLOURS: dict[Verdict, tuple[int, int, int]] = {
+    "ok": (22, 140, 70),
+    "ng": (205, 30, 40),
+    "review": (200, 125, 0),
+    "error": (110, 60, 160),
+    "none": (90, 100, 110),
+}
+_HEAT_OPACITY = 0.55
+
+
+def draw(image: npt.NDArray[np.uint8], prediction: Prediction, verdict: Verdict) -> npt.NDArray[np.uint8]:
+    """image: (height, width, 3) uint8 RGB, left unchanged. Returns a copy with heat, boxes and the verdict."""
+    colour = _COLOURS[verdict]
+    height, width = image.shape[:2]
+    canvas = image.astype(np.float32)
+    if prediction.heatmap is not None:
+        cells = np.frombuffer(prediction.heatmap.cells, np.uint8).reshape(
+            prediction.heatmap.rows, prediction.heatmap.columns
+        )
+        heat = cv2.resize(cells, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
+        opacity = heat[..., None] * (_HEAT_OPACITY / 255.0)
+        canvas = canvas * (1.0 - opacity) + np.asarray((255, 60, 30), np.float32) * opacity
+    drawn = np.ascontiguousarray(canvas.astype(np.uint8))
+    scale = max(width, height) / 640.0
+    line = max(1, round(2 * scale))
+    for region in prediction.regions or ():
+        left, top, right, bottom = region.box
+        cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), colour, line)
+        _label(drawn, f"{region.label} {region.score:.2f}", (left, top), colour, scale)
+    top_class = f" {prediction.classes[0].label} {prediction.classes[0].score:.2f}" if prediction.classes else ""
+    _label(drawn, f"{verdict.upper()}{top_class}", (0, 0), colour, scale * 1.4)
+    return drawn
+
+
+def _label(
+    drawn: npt.NDArray[np.uint8], text: str, corner: tuple[int, int], colour: tuple[int, int, int], scale: float
+) -> None:
+    """White text on a filled box, kept inside the picture."""
+    size, thickness = max(0.35, 0.5 * scale), max(1, round(scale))
+    (across, down), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, thickness)
+    x = max(0, min(corner[0], drawn.shape[1] - across))
+    y = max(down + base, min(corner[1], drawn.shape[0]))
+    cv2.rectangle(drawn, (x, y - down - base), (x + across, y), colour, cv2.FILLED)
+    white = (255, 255, 255)
+    cv2.putText(drawn, text, (x, y - base // 2 - 1), cv2.FONT_HERSHEY_SIMPLEX, size, white, thickness, cv2.LINE_AA)

@@ -1,0 +1,96 @@
+"""What crosses the doors: a request going in, a result coming out, a reading, a message.
+
+Times: `at` is wall clock in seconds since 1970 (UTC), as the box knows it; durations are milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from appliance.core.prediction import Prediction
+from appliance.core.verdict import Verdict, VerdictRule
+
+RESULT_SCHEMA = 1
+
+Door = Literal["http", "mqtt"]
+Recorded = Literal["committed", "queued", "no"]
+
+
+class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the publisher says the input belongs to."""
+
+    part: str | None = None
+    lot: str | None = None
+    recipe: str | None = None
+
+
+class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One input for one model, still in the form it arrived in.
+
+    body: encoded bytes in `media_type`, or an array (size, channels) float32 when `media_type` is a window.
+    override: of the route; recipes are applied by the pipeline.
+    """
+
+    model: str
+    version: str | None = None
+    body: bytes
+    media_type: str
+    source: str
+    door: Door
+    part: Part = Part()
+    override: VerdictRule | None = None
+    at: float
+    durable: bool = False
+    draw: bool = False
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Milliseconds: waiting for a lane, decode and preprocess, the model alone, everything after it."""
+
+    queue_ms: float
+    preprocess_ms: float
+    infer_ms: float
+    postprocess_ms: float
+
+
+class Trace(msgspec.Struct, frozen=True):
+    """The curve of a window for a screen: the lowest and highest value in each of n equal stretches, per channel."""
+
+    unit: str
+    duration_s: float
+    channels: tuple[str, ...]
+    low: tuple[tuple[float, ...], ...]
+    high: tuple[tuple[float, ...], ...]
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One judged input, with its origin and its part. The same over HTTP and MQTT.
+
+    id: order of acceptance on this box; wall time is for people. digest: of the manifest. signed: whether the model
+    came through the trusted update path. error: `code` and message when the verdict is `error`. flags: e.g.
+    `maybe_duplicate`.
+    """
+
+    schema: int
+    id: int
+    at: float
+    device: str
+    door: Door
+    source: str
+    route: str | None = None
+    part: str | None = None
+    lot: str | None = None
+    recipe: str | None = None
+    verdict: Verdict
+    model: str
+    version: str
+    variant: str
+    digest: str
+    signed: bool
+    prediction: Prediction | None = None
+    error: dict[str, str] | None = None
+    timing: Timing | None = None
+    has_image: bool = False
+    flags: tuple[str, ...] = ()

@@ -1,0 +1,176 @@
+"""Every error that a user can meet.
+
+    ApplianceError
+    ├── ConfigError            configuration_invalid     the file or an option is wrong; exit 2
+    │   ├── AddressRefused     address_refused           not a loopback address; exit 2
+    │   └── DataDirError       data_dir_unusable         cannot be written or is in use; exit 2
+    ├── PortInUse              port_in_use               exit 3
+    ├── ModelError
+    │   ├── ManifestError      manifest_invalid          the model is reported, the others go on
+    │   ├── HashMismatch       model_hash_mismatch
+    │   ├── ModelLoadError     model_load_failed
+    │   ├── ModelNotFound      model_not_found
+    │   ├── VersionNotFound    model_version_not_found
+    │   └── ModelNotReady      model_not_ready
+    ├── InputError
+    │   ├── EmptyBody          body_empty
+    │   ├── BodyTooLarge       body_too_large
+    │   ├── MediaTypeError     media_type_unsupported
+    │   ├── DecodeError        input_undecodable         damaged, truncated, malformed
+    │   ├── ImageTooLarge      image_too_large           a bomb: more pixels than allowed
+    │   ├── ShapeError         input_shape_wrong
+    │   ├── ValueRangeError    input_not_finite          NaN or infinity
+    │   ├── FieldError         field_invalid             part, lot, recipe, source, a query parameter
+    │   ├── RouteNotFound      route_not_found           an MQTT topic that no route names
+    │   ├── RetainedStale      retained_not_a_reading    a retained message sent again on subscribe
+    │   └── PoisonInput        input_poisonous           was in flight at two unclean stops
+    ├── Overloaded             overloaded                lanes or intake are full; try again later
+    ├── InferenceTimeout       inference_timeout
+    ├── InferenceError         inference_failed          the runtime refused this input
+    ├── StoreError
+    │   ├── StoreFull          store_full                the disk or its quota is full
+    │   └── StoreUnavailable   store_unavailable
+    └── NotFound
+        ├── ResultNotFound     result_not_found
+        └── SourceNotFound     source_not_found
+
+`code` is public: it appears in HTTP problem bodies, dead letters and logs, and does not change. The message is one
+line: what came, what was expected, what to do. This module knows no transport; each door maps classes to its own
+status codes.
+"""
+
+from __future__ import annotations
+
+
+class ApplianceError(Exception):
+    """Base of all errors with a stable `code`."""
+
+    code = "internal_error"
+
+
+class ConfigError(ApplianceError):
+    code = "configuration_invalid"
+
+
+class AddressRefused(ConfigError):
+    code = "address_refused"
+
+
+class DataDirError(ConfigError):
+    code = "data_dir_unusable"
+
+
+class PortInUse(ApplianceError):
+    code = "port_in_use"
+
+
+class ModelError(ApplianceError):
+    code = "model_error"
+
+
+class ManifestError(ModelError):
+    code = "manifest_invalid"
+
+
+class HashMismatch(ModelError):
+    code = "model_hash_mismatch"
+
+
+class ModelLoadError(ModelError):
+    code = "model_load_failed"
+
+
+class ModelNotFound(ModelError):
+    code = "model_not_found"
+
+
+class VersionNotFound(ModelError):
+    code = "model_version_not_found"
+
+
+class ModelNotReady(ModelError):
+    code = "model_not_ready"
+
+
+class InputError(ApplianceError):
+    code = "input_invalid"
+
+
+class EmptyBody(InputError):
+    code = "body_empty"
+
+
+class BodyTooLarge(InputError):
+    code = "body_too_large"
+
+
+class MediaTypeError(InputError):
+    code = "media_type_unsupported"
+
+
+class DecodeError(InputError):
+    code = "input_undecodable"
+
+
+class ImageTooLarge(InputError):
+    code = "image_too_large"
+
+
+class ShapeError(InputError):
+    code = "input_shape_wrong"
+
+
+class ValueRangeError(InputError):
+    code = "input_not_finite"
+
+
+class FieldError(InputError):
+    code = "field_invalid"
+
+
+class RouteNotFound(InputError):
+    code = "route_not_found"
+
+
+class RetainedStale(InputError):
+    code = "retained_not_a_reading"
+
+
+class PoisonInput(InputError):
+    code = "input_poisonous"
+
+
+class Overloaded(ApplianceError):
+    code = "overloaded"
+
+
+class InferenceTimeout(ApplianceError):
+    code = "inference_timeout"
+
+
+class InferenceError(ApplianceError):
+    code = "inference_failed"
+
+
+class StoreError(ApplianceError):
+    code = "store_error"
+
+
+class StoreFull(StoreError):
+    code = "store_full"
+
+
+class StoreUnavailable(StoreError):
+    code = "store_unavailable"
+
+
+class NotFound(ApplianceError):
+    code = "not_found"
+
+
+class ResultNotFound(NotFound):
+    code = "result_not_found"
+
+
+class SourceNotFound(NotFound):
+    code = "source_not_found"

@@ -1,0 +1,1 @@
+"""The HTTP doors: each parses its wire form, runs the pipeline, and writes its wire form."""

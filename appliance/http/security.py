@@ -1,0 +1,56 @@
+"""Who may call. For now: this machine only, and only pages that this box served.
+
+The seam for keys and TLS: `check_address` decides at start, `check_request` for each request.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+from urllib.parse import urlsplit
+
+from litestar import Request
+
+from appliance.errors import AddressRefused
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; frame-ancestors 'none'; "
+        "base-uri 'none'; form-action 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def check_address(host: str, what: str) -> None:
+    """Raises AddressRefused unless `host` is this machine's loopback; `what` names the setting."""
+    if not is_loopback(host):
+        raise AddressRefused(
+            f"{what} is {host!r}: this version has no logins yet and listens on this machine only; "
+            "use 127.0.0.1, and a reverse proxy with a login for other machines"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_request(request: Request[Any, Any, Any]) -> None:
+    """Refuse what a foreign page in a browser on this machine could send (DNS rebinding, cross-site posts).
+
+    Raises AddressRefused.
+    """
+    host = request.headers.get("host", "")
+    if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        raise AddressRefused(f"Host is {host!r}: call this box by the address it listens on")
+    origin = request.headers.get("origin")
+    if origin is not None and origin != "null" and urlsplit(origin).netloc != host:
+        raise AddressRefused(f"a page of {origin} may not call this box; open the page that the box serves")
+    if origin == "null" and request.method != "GET":
+        raise AddressRefused("a page without an origin may not call this box; open the page that the box serves")

@@ -1,0 +1,228 @@
+"""`/v1/status`: the whole box in one object, and what is wrong with it in plain words."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import msgspec
+from litestar import get
+from litestar.di import NamedDependency
+
+from appliance import __version__
+from appliance.core.manifest import WindowPreprocess
+from appliance.history import History, LastDeadLetter
+from appliance.lanes import Lanes, LanesStatus
+from appliance.slots import Slot, Slots
+from appliance.store import Store
+
+_DEAD_LETTER_FRESH_S = 600.0
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something an operator should know: a stable code, one line with what to do."""
+
+    code: str
+    message: str
+
+
+class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    version: str
+    title: str
+    kind: str | None
+    labels: tuple[str, ...]
+    variant: str | None
+    runtime: str | None
+    state: str
+    reason: str | None
+    digest: str | None
+    signed: bool
+    score_unit: str | None
+    score_review_min: float | None
+    score_ng_min: float | None
+    rate_hz: float | None
+    window_size: int | None
+    requests: int
+    errors: int
+    infer_ms_p50: float | None
+    infer_ms_p99: float | None
+
+
+class StoreReport(msgspec.Struct, frozen=True):
+    state: str
+    reason: str | None
+    results: int
+    bytes: int
+    free_bytes: int
+    last_commit_age_s: float
+    waiting: int
+
+
+class DeadLetters(msgspec.Struct, frozen=True):
+    total: int
+    last: LastDeadLetter | None
+
+
+class ListenerReport(msgspec.Struct, frozen=True):
+    """The built-in listener."""
+
+    state: Literal["listening", "off", "failed"]
+    address: str | None = None
+    clients: int = 0
+    received: int = 0
+    acknowledged: int = 0
+
+
+class BrokerReport(msgspec.Struct, frozen=True):
+    """The connection to the site broker."""
+
+    state: Literal["connected", "connecting", "off"]
+    address: str | None = None
+    reason: str | None = None
+    received: int = 0
+    waiting: int = 0
+
+
+class MqttReport(msgspec.Struct, frozen=True):
+    listener: ListenerReport
+    broker: BrokerReport
+
+
+class BoxReport(msgspec.Struct, frozen=True, kw_only=True):
+    device: str
+    version: str
+    started_at: float
+    at: float
+    uptime_s: float
+    ready: bool
+    models: list[ModelReport]
+    lanes: list[LanesStatus]
+    store: StoreReport
+    mqtt: MqttReport
+    dead_letters: DeadLetters
+    problems: list[Problem]
+
+
+class Status:
+    """Asks every part for its state. `mqtt` is given, since doors do not know each other."""
+
+    def __init__(
+        self,
+        device: str,
+        slots: Slots,
+        lanes: Lanes,
+        store: Store,
+        history: History,
+        ready_requires: tuple[str, ...],
+        mqtt: Callable[[], MqttReport],
+    ) -> None:
+        self._device = device
+        self._slots = slots
+        self._lanes = lanes
+        self._store = store
+        self._history = history
+        self._ready_requires = ready_requires
+        self._mqtt = mqtt
+        self._started_at = time.time()
+        self._started = time.monotonic()
+
+    def ready(self) -> bool:
+        return self._slots.ready(self._ready_requires)
+
+    def model_ready(self, name: str) -> bool:
+        return any(slot.name == name and slot.state == "ready" for slot in self._slots.slots())
+
+    def report(self) -> BoxReport:
+        """Reads the database; call it from a thread."""
+        total, last = self._history.dead_letters()
+        dead_letters = DeadLetters(total, last)
+        store = self._store_report()
+        mqtt = self._mqtt()
+        return BoxReport(
+            device=self._device,
+            version=__version__,
+            started_at=self._started_at,
+            at=time.time(),
+            uptime_s=round(time.monotonic() - self._started, 1),
+            ready=self.ready(),
+            models=[_model_report(slot) for slot in self._slots.slots()],
+            lanes=[self._lanes.status()],
+            store=store,
+            mqtt=mqtt,
+            dead_letters=dead_letters,
+            problems=list(self._problems(store, mqtt, dead_letters)),
+        )
+
+    def _store_report(self) -> StoreReport:
+        status = self._store.status()
+        folder = self._store.path.parent
+        disk = os.statvfs(folder)
+        files = [self._store.path, *folder.glob("results.db-*"), *(folder / "frames").glob("*.seg")]
+        return StoreReport(
+            state=status.state,
+            reason=status.reason,
+            results=self._history.count(),
+            bytes=sum(file.stat().st_size for file in files if file.exists()),
+            free_bytes=disk.f_bavail * disk.f_frsize,
+            last_commit_age_s=round(time.monotonic() - status.last_commit_at, 1),
+            waiting=status.waiting,
+        )
+
+    def _problems(self, store: StoreReport, mqtt: MqttReport, dead_letters: DeadLetters) -> Iterator[Problem]:
+        if store.state != "ok":
+            yield Problem(f"store_{store.state}", f"Results are not recorded: {store.reason}")
+        for slot in self._slots.slots():
+            if slot.state == "failed":
+                yield Problem("model_failed", f"Model {slot.name} version {slot.version} does not run: {slot.reason}")
+        serving = {(slot.name, slot.version) for slot in self._slots.slots()}
+        for broken in self._slots.broken:
+            if (broken.name, broken.version) not in serving:
+                yield Problem("model_failed", f"Model {broken.name} version {broken.version}: {broken.error}")
+        if not self._slots.slots():
+            yield Problem("no_models", "There is no model; put one in the models folder as <name>/<version>/")
+        if mqtt.listener.state == "failed":
+            yield Problem("listener_failed", "The MQTT listener has stopped; restart the appliance")
+        if mqtt.broker.state == "connecting":
+            yield Problem("broker_away", f"No connection to the broker {mqtt.broker.address}: {mqtt.broker.reason}")
+        last = dead_letters.last
+        if last is not None and time.time() - last.at < _DEAD_LETTER_FRESH_S:
+            yield Problem("dead_letters", f"A message on {last.topic} could not be used: {last.reason}")
+
+
+@get("/v1/status", sync_to_thread=True)
+def show_status(status: NamedDependency[Status]) -> BoxReport:
+    return status.report()
+
+
+def _model_report(slot: Slot) -> ModelReport:
+    manifest = slot.on_disk.manifest if slot.on_disk is not None else None
+    served = slot.served
+    steps: Any = manifest.preprocess if manifest is not None else None
+    window = steps if isinstance(steps, WindowPreprocess) else None
+    times = sorted(served.infer_ms) if served is not None else []
+    return ModelReport(
+        name=slot.name,
+        version=slot.version,
+        title=manifest.title if manifest is not None else "",
+        kind=None if manifest is None else ("image" if window is None else "window"),
+        labels=manifest.labels if manifest is not None else (),
+        variant=served.variant.name if served is not None else None,
+        runtime=served.loaded.runtime if served is not None else None,
+        state=slot.state,
+        reason=slot.reason,
+        digest=slot.on_disk.digest if slot.on_disk is not None else None,
+        signed=slot.on_disk.signed if slot.on_disk is not None else False,
+        score_unit=manifest.postprocess.score_unit if manifest is not None else None,
+        score_review_min=manifest.verdict.score_review_min if manifest is not None else None,
+        score_ng_min=manifest.verdict.score_ng_min if manifest is not None else None,
+        rate_hz=window.rate_hz if window is not None else None,
+        window_size=window.size if window is not None else None,
+        requests=served.requests if served is not None else 0,
+        errors=served.errors if served is not None else 0,
+        infer_ms_p50=round(statistics.median(times), 3) if times else None,
+        infer_ms_p99=round(times[int(len(times) * 0.99)], 3) if times else None,
+    )

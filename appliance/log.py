@@ -1,0 +1,30 @@
+"""Logging, set up once: JSON lines on standard output for journald, readable lines on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+
+def set_up(level: str) -> None:
+    """level: debug, info, warning or error. Also quiets libraries that log through the standard module."""
+    number = getattr(logging, level.upper())
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    renderer: structlog.typing.Processor
+    if sys.stdout.isatty():
+        renderer = structlog.dev.ConsoleRenderer()
+    else:
+        renderer = structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,260 @@
+"""One inference, whatever the door: choose the slot, take a lane, predict, judge, record.
+
+The doors know only `submit`. The lane's thread does everything from decoding to the verdict; the store's thread
+commits, and then `announce` tells whoever follows results.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+
+import msgspec
+import structlog
+
+from appliance.codecs import encode_jpeg
+from appliance.core.draw import draw
+from appliance.core.protocol import RESULT_SCHEMA, InferenceRequest, Recorded, Result, Trace
+from appliance.core.verdict import VerdictRule, judge
+from appliance.errors import ApplianceError, Overloaded, StoreError
+from appliance.lanes import Lanes
+from appliance.served import Inferred, ServedModel
+from appliance.slots import Slots
+from appliance.store import Cursor, DeadLetter, NewResult, Receipt, Store, Write, Written
+
+log = structlog.get_logger("pipeline")
+
+Announce = Callable[[Result, bytes, Trace | None], None]
+"""A committed result, its JSON, and the curve of its window; called from the store's thread."""
+
+Outgoing = Callable[[Result, bytes], tuple[tuple[str, bytes], ...]]
+"""The outbox rows (topic, payload) that are committed with a result."""
+
+
+class Recording(msgspec.Struct, frozen=True, kw_only=True):
+    """What is committed together with a result that came by a stream."""
+
+    route: str | None = None
+    key: str | None = None
+    window: tuple[int, int] | None = None
+    cursor: Cursor | None = None
+    receipt: Receipt | None = None
+    cleared: bytes | None = None
+    flags: tuple[str, ...] = ()
+    must: bool = False
+    done: Callable[[Written | StoreError], None] | None = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a door replies from. `drawn`: JPEG, when the request asked for it."""
+
+    result: Result
+    recorded: Recorded
+    drawn: bytes | None = None
+
+
+class Pipeline:
+    """The single way from a request to a result."""
+
+    def __init__(
+        self,
+        device: str,
+        slots: Slots,
+        lanes: Lanes,
+        store: Store,
+        recipes: Mapping[str, Mapping[str, VerdictRule]],
+        *,
+        outgoing: Outgoing,
+        announce: Announce,
+    ) -> None:
+        self._device = device
+        self._slots = slots
+        self._lanes = lanes
+        self._store = store
+        self._recipes = recipes
+        self._outgoing = outgoing
+        self._announce = announce
+
+    def submit(self, request: InferenceRequest, recording: Recording | None = None) -> Future[Answer]:
+        """Start an inference; the future ends with the answer, after the commit if the request is durable.
+
+        Raises at once ModelNotFound, VersionNotFound, ModelNotReady, Overloaded; the future raises InputError,
+        InferenceError, InferenceTimeout and, when durable, StoreError.
+        """
+        recording = recording or Recording()
+        served = self._slots.choose(request.model, request.version)
+        if not request.durable:
+            return self._lanes.submit(served, lambda queued_at: self._infer(served, request, recording, queued_at, None))
+        committed: Future[Answer] = Future()
+        inferred = self._lanes.submit(
+            served, lambda queued_at: self._infer(served, request, recording, queued_at, committed)
+        )
+        inferred.add_done_callback(lambda future: _pass_error(future, committed))
+        return committed
+
+    def reject(
+        self, request: InferenceRequest, error: ApplianceError, letter: DeadLetter, recording: Recording
+    ) -> None:
+        """Record a message that cannot be judged: a dead letter and, when its model is known, a result `error`.
+
+        Both are committed together, so that whoever waits for this part is answered.
+        """
+        try:
+            served = self._slots.choose(request.model, request.version)
+        except ApplianceError:
+            self._store.submit(
+                Write(
+                    dead_letter=letter,
+                    receipt=recording.receipt,
+                    cleared=recording.cleared,
+                    must=recording.must,
+                    done=recording.done,
+                )
+            )
+            return
+        result = self._result(served, request, recording, None, error)
+        self._record(result, served, None, None, recording, letter)
+
+    def _infer(
+        self,
+        served: ServedModel,
+        request: InferenceRequest,
+        recording: Recording,
+        queued_at: float,
+        committed: Future[Answer] | None,
+    ) -> Answer:
+        served.requests += 1
+        try:
+            inferred = served.predict(request.body, request.media_type, queued_at)
+        except ApplianceError:
+            served.errors += 1
+            raise
+        result = self._result(served, request, recording, inferred, None)
+        drawn = None
+        if request.draw and inferred.image is not None:
+            drawn = encode_jpeg(draw(inferred.image, inferred.prediction, result.verdict))
+        frame = request.body if inferred.image is not None else None
+        answer = Answer(result, "queued", drawn)
+        if committed is not None:
+            recording = _then(recording, lambda outcome: _settle(committed, answer, outcome))
+        try:
+            self._record(result, served, frame, inferred.trace, recording)
+        except (StoreError, Overloaded) as error:
+            if committed is not None:
+                raise
+            log.warning("not_recorded", result=result.id, code=error.code)
+            return msgspec.structs.replace(answer, recorded="no")
+        timing = inferred.timing
+        log.info(
+            "inferred",
+            result=result.id,
+            door=result.door,
+            model=result.model,
+            source=result.source,
+            verdict=result.verdict,
+            queue_ms=timing.queue_ms,
+            infer_ms=timing.infer_ms,
+        )
+        return answer
+
+    def _result(
+        self,
+        served: ServedModel,
+        request: InferenceRequest,
+        recording: Recording,
+        inferred: Inferred | None,
+        error: ApplianceError | None,
+    ) -> Result:
+        part = request.part
+        rule = served.manifest.verdict.override(request.override)
+        rule = rule.override(self._recipes.get(part.recipe or "", {}).get(request.model))
+        return Result(
+            schema=RESULT_SCHEMA,
+            id=self._store.next_id(),
+            at=request.at,
+            device=self._device,
+            door=request.door,
+            source=request.source,
+            route=recording.route,
+            part=part.part,
+            lot=part.lot,
+            recipe=part.recipe,
+            verdict="error" if inferred is None else judge(inferred.prediction, rule),
+            model=served.manifest.name,
+            version=served.manifest.version,
+            variant=served.variant.name,
+            digest=served.digest,
+            signed=served.signed,
+            prediction=None if inferred is None else inferred.prediction,
+            error=None if error is None else {"code": error.code, "message": str(error)},
+            timing=None if inferred is None else inferred.timing,
+            has_image=inferred is not None and inferred.image is not None,
+            flags=recording.flags,
+        )
+
+    def _record(
+        self,
+        result: Result,
+        served: ServedModel,
+        frame: bytes | None,
+        trace: Trace | None,
+        recording: Recording,
+        letter: DeadLetter | None = None,
+    ) -> None:
+        body = msgspec.json.encode(result)
+
+        def done(outcome: Written | StoreError) -> None:
+            if recording.done is not None:
+                recording.done(outcome)
+            if isinstance(outcome, Written) and not outcome.duplicate:
+                self._announce(result, body, trace)
+
+        self._store.submit(
+            Write(
+                result=NewResult(
+                    result=result,
+                    kind="image" if served.kind == "image" else "window",
+                    body=body,
+                    frame=frame,
+                    key=recording.key,
+                    window=recording.window,
+                ),
+                dead_letter=letter,
+                cursor=recording.cursor,
+                receipt=recording.receipt,
+                cleared=recording.cleared,
+                outbox=self._outgoing(result, body),
+                must=recording.must,
+                done=done,
+            )
+        )
+
+
+def now() -> float:
+    """The wall clock, in the form that results carry."""
+    return round(time.time(), 6)
+
+
+def _then(recording: Recording, after: Callable[[Written | StoreError], None]) -> Recording:
+    first = recording.done
+
+    def both(outcome: Written | StoreError) -> None:
+        if first is not None:
+            first(outcome)
+        after(outcome)
+
+    return msgspec.structs.replace(recording, done=both)
+
+
+def _settle(committed: Future[Answer], answer: Answer, outcome: Written | StoreError) -> None:
+    if isinstance(outcome, StoreError):
+        committed.set_exception(outcome)
+    else:
+        committed.set_result(msgspec.structs.replace(answer, recorded="committed"))
+
+
+def _pass_error(inferred: Future[Answer], committed: Future[Answer]) -> None:
+    error = inferred.exception()
+    if error is not None and not committed.done():
+        committed.set_exception(error)

@@ -1,0 +1,96 @@
+"""The model repository on disk: `<name>/<version>/manifest.toml` and the files that it names.
+
+The layout is Triton's and OpenVINO Model Server's, plus the manifest. A folder that cannot be used is reported with
+its reason and never hides the others. Files are read once, their SHA-256 checked, and the bytes that were checked are
+the bytes that are loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from appliance.core.manifest import GoldenCase, ModelManifest, Variant, digest, parse_manifest
+from appliance.errors import HashMismatch, ManifestError, ModelError, ModelNotFound
+
+MANIFEST = "manifest.toml"
+NOT_MODELS = frozenset({"train"})
+
+
+class ModelVersion(msgspec.Struct, frozen=True):
+    """One version on disk. `signed`: it came through the trusted update path; folders beside the code did not."""
+
+    folder: Path
+    manifest: ModelManifest
+    digest: str
+    signed: bool = False
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """A folder that cannot be used, and why."""
+
+    name: str
+    version: str
+    error: ModelError
+
+
+def scan(roots: Iterable[Path]) -> tuple[list[ModelVersion], list[Broken]]:
+    """Read every manifest under `roots`; a later root replaces the same name and version of an earlier one.
+
+    Hidden folders and `train` are not models. Raises ModelNotFound when a root is no folder.
+    """
+    found: dict[tuple[str, str], ModelVersion | Broken] = {}
+    for root in roots:
+        if not root.is_dir():
+            raise ModelNotFound(f"{root} is not a folder; give --models a folder that holds <name>/<version>/{MANIFEST}")
+        for folder in sorted(root.glob("*/*/")):
+            name, version = folder.parent.name, folder.name
+            if name in NOT_MODELS or name.startswith(".") or version.startswith((".", "__")):
+                continue
+            try:
+                found[name, version] = read_version(folder)
+            except ModelError as error:
+                found[name, version] = Broken(name, version, error)
+    good = [each for each in found.values() if isinstance(each, ModelVersion)]
+    return good, [each for each in found.values() if isinstance(each, Broken)]
+
+
+def read_version(folder: Path) -> ModelVersion:
+    """Raises ManifestError when the manifest is missing, wrong, or names another folder."""
+    path = folder / MANIFEST
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}; every version folder needs a {MANIFEST}") from error
+    manifest = parse_manifest(text, str(path))
+    if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
+        raise ManifestError(
+            f"{path}: names {manifest.name}/{manifest.version}, but the folder is {folder.parent.name}/{folder.name}"
+        )
+    return ModelVersion(folder, manifest, digest(text))
+
+
+def read_variant(version: ModelVersion, variant: Variant) -> dict[str, bytes]:
+    """Path -> content of the variant's files. Raises HashMismatch or ManifestError."""
+    return {file.path: _read(version.folder / file.path, file.sha256) for file in variant.files}
+
+
+def read_golden(version: ModelVersion, case: GoldenCase) -> bytes:
+    """The input of a golden case. Raises HashMismatch or ManifestError."""
+    return _read(version.folder / case.file, case.sha256)
+
+
+def _read(path: Path, sha256: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}; the manifest names it; install the model again") from error
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
+        raise HashMismatch(
+            f"{path} has SHA-256 {actual[:16]}..., the manifest says {sha256[:16]}...; install the model again"
+        )
+    return content
