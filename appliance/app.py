@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import time
@@ -22,6 +23,7 @@ from appliance.http.security import check_address
 from appliance.http.status import BrokerReport, ListenerReport, MqttReport, Status
 from appliance.lanes import Lanes
 from appliance.live import Event, Live
+from appliance.mqtt.door import MqttDoor
 from appliance.pipeline import Pipeline
 from appliance.runtimes import Loaders, default_loaders
 from appliance.slots import Slots
@@ -60,9 +62,11 @@ class Box:
             self._lanes,
             self._store,
             config.recipes,
-            outgoing=lambda result, body: (),
+            outgoing=lambda result, body: self._mqtt.outgoing(result, body),
             announce=self._announce,
         )
+        self._mqtt = MqttDoor(config, self._slots, self._pipeline, self._store, on_fault=self._listener_failed)
+        self._listener_fault: str | None = None
         history = History(self._store.path, self._store.frames)
         self._status = Status(
             config.device, self._slots, self._lanes, self._store, history, config.ready_requires, self._mqtt_report
@@ -70,31 +74,59 @@ class Box:
         self.app = create_app(config.http, self._pipeline, history, self._live, self._status)
         self._loop_beat = time.monotonic()
         self._watchdog = Watchdog(
-            {"loop": lambda: self._loop_beat, "store": lambda: self._store.beat},
-            [self._lanes.check, self._slots.check],
+            {"loop": lambda: self._loop_beat, "store": lambda: self._store.beat, **self._mqtt.beats()},
+            [self._lanes.check, self._slots.check, self._mqtt.tick],
         )
-        self._started = False
 
     def start(self) -> None:
-        """Start every thread; doors open last."""
-        self._started = True
+        """Start every thread; the doors open last. Raises PortInUse."""
         self._store.start()
         self._lanes.start()
         self._slots.start()
+        self._mqtt.start()
+        self._loop_beat = time.monotonic()
         self._watchdog.start()
 
     def stop(self) -> None:
         """Close the doors first, the store last, so that what was taken is committed."""
-        self._live.close()
+        self.close_streams()
         self._watchdog.stop()
+        self._mqtt.stop()
         self._lanes.stop()
         self._store.stop()
 
     def _announce(self, result: Result, body: bytes, trace: Trace | None) -> None:
         self._live.publish(Event(result, body, trace))
+        self._mqtt.announce(result, body)
+
+    def close_streams(self) -> None:
+        """End event streams, which would otherwise hold up a stop."""
+        self._live.close()
+
+    def _listener_failed(self, error: BaseException) -> None:
+        log.error("listener_failed", exc_info=error)
+        self._listener_fault = f"{type(error).__name__}: {error}"
 
     def _mqtt_report(self) -> MqttReport:
-        return MqttReport(ListenerReport("off"), BrokerReport("off"))
+        listener, broker = ListenerReport("off"), BrokerReport("off")
+        if self._mqtt.listener is not None:
+            stats = self._mqtt.listener.stats()
+            listener = ListenerReport(
+                "listening" if self._listener_fault is None else "failed",
+                "{}:{}".format(*self._mqtt.listener.address),
+                stats.clients,
+                stats.received,
+                stats.acknowledged,
+            )
+        if self._mqtt.broker is not None:
+            status = self._mqtt.broker.status()
+            broker = BrokerReport(
+                "connected" if status.connected else "connecting",
+                self._mqtt.broker.address,
+                status.reason,
+                status.received,
+            )
+        return MqttReport(listener, broker, self._mqtt.status())
 
     async def beat_for_ever(self) -> None:
         """The HTTP loop's heartbeat."""
@@ -149,7 +181,7 @@ def serve(config: Config, loaders: Loaders | None = None, on_started: Callable[[
             server_header=False,
         ),
         started,
-        box._live.close,
+        box.close_streams,
     )
     box.start()
     try:
@@ -172,9 +204,11 @@ async def _run(server: uvicorn.Server, box: Box, listening: socket.socket) -> No
 def _bind(host: str, port: int) -> socket.socket:
     check_address(host, "http.host")
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=256)
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=256
+        )
     except OSError as error:
-        if error.errno in (98, 48):
+        if error.errno == errno.EADDRINUSE:
             raise PortInUse(
                 f"{host}:{port} is taken by another program; stop it, or choose a port with --port or http.port"
             ) from error

@@ -28,7 +28,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class HttpConfig(_Section, kw_only=True):
+class HttpConfig(_Section, frozen=True, kw_only=True):
     """Port 0 takes a free one. `body_bytes_max` bounds an upload, `pixels_max` the picture inside it."""
 
     host: str = "127.0.0.1"
@@ -37,7 +37,7 @@ class HttpConfig(_Section, kw_only=True):
     sse_clients_max: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 64
 
 
-class ListenerConfig(_Section, kw_only=True):
+class ListenerConfig(_Section, frozen=True, kw_only=True):
     """The built-in MQTT listener. Limits are per listener unless they say otherwise."""
 
     enabled: bool = True
@@ -54,7 +54,7 @@ class ListenerConfig(_Section, kw_only=True):
     keep_alive_s_max: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 3600
 
 
-class BrokerConfig(_Section, kw_only=True):
+class BrokerConfig(_Section, frozen=True, kw_only=True):
     """A site broker that the appliance connects to; leave the section out to have none."""
 
     host: str
@@ -69,7 +69,7 @@ class BrokerConfig(_Section, kw_only=True):
     reconnect_s_max: Seconds = 30.0
 
 
-class LanesConfig(_Section, kw_only=True):
+class LanesConfig(_Section, frozen=True, kw_only=True):
     """lanes: inferences that run at once on a device, 0: one per core. timeout_s: waiting and running together."""
 
     lanes: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
@@ -77,7 +77,7 @@ class LanesConfig(_Section, kw_only=True):
     timeout_s: Seconds = 5.0
 
 
-class StoreConfig(_Section, kw_only=True):
+class StoreConfig(_Section, frozen=True, kw_only=True):
     """Retention by age; the disk keeps `free_bytes_min` for everybody else."""
 
     results_days: Annotated[float, msgspec.Meta(gt=0)] = 90.0
@@ -90,7 +90,7 @@ class StoreConfig(_Section, kw_only=True):
     segment_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=1 << 30)] = 64 << 20
 
 
-class ModelConfig(_Section, kw_only=True):
+class ModelConfig(_Section, frozen=True, kw_only=True):
     """What the site decides about one model."""
 
     variant: Name | None = None
@@ -98,7 +98,7 @@ class ModelConfig(_Section, kw_only=True):
     """Answer an HTTP upload only after its result is committed."""
 
 
-class RouteConfig(_Section, kw_only=True):
+class RouteConfig(_Section, frozen=True, kw_only=True):
     """A topic filter and the model its messages are for.
 
     source: name of the source; left out, the topic levels that `+` and `#` matched, joined by `-`.
@@ -126,7 +126,7 @@ class RouteConfig(_Section, kw_only=True):
             raise ValueError("give key_field or key_property, not both")
 
 
-class Config(_Section, kw_only=True):
+class Config(_Section, frozen=True, kw_only=True):
     """The whole file. `recipes` maps recipe -> model -> what it changes in the verdict rule."""
 
     device: Identifier = "appliance"

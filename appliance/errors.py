@@ -11,7 +11,8 @@
     │   ├── ModelLoadError     model_load_failed
     │   ├── ModelNotFound      model_not_found
     │   ├── VersionNotFound    model_version_not_found
-    │   └── ModelNotReady      model_not_ready
+    │   ├── ModelNotReady      model_not_ready           still loading; try again
+    │   └── ModelFailed        model_failed              did not load; the status says why
     ├── InputError
     │   ├── EmptyBody          body_empty
     │   ├── BodyTooLarge       body_too_large
@@ -90,6 +91,10 @@ class VersionNotFound(ModelError):
 
 class ModelNotReady(ModelError):
     code = "model_not_ready"
+
+
+class ModelFailed(ModelError):
+    code = "model_failed"
 
 
 class InputError(ApplianceError):

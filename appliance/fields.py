@@ -1,4 +1,4 @@
-"""What publishers say about an input: part, lot, recipe, source, and values packed in text. Checked alike at every door."""
+"""What publishers say about an input: part, lot, recipe, source. Checked alike at every door."""
 
 from __future__ import annotations
 

@@ -12,17 +12,13 @@ def set_up(level: str) -> None:
     """level: debug, info, warning or error. Also quiets libraries that log through the standard module."""
     number = getattr(logging, level.upper())
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    renderer: structlog.typing.Processor
-    if sys.stdout.isatty():
-        renderer = structlog.dev.ConsoleRenderer()
-    else:
-        renderer = structlog.processors.JSONRenderer()
+    pretty = sys.stdout.isatty()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            renderer,
+            structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),

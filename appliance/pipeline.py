@@ -79,13 +79,15 @@ class Pipeline:
     def submit(self, request: InferenceRequest, recording: Recording | None = None) -> Future[Answer]:
         """Start an inference; the future ends with the answer, after the commit if the request is durable.
 
-        Raises at once ModelNotFound, VersionNotFound, ModelNotReady, Overloaded; the future raises InputError,
+        Raises at once ModelError (not found, loading, failed) and Overloaded; the future raises InputError,
         InferenceError, InferenceTimeout and, when durable, StoreError.
         """
         recording = recording or Recording()
         served = self._slots.choose(request.model, request.version)
         if not request.durable:
-            return self._lanes.submit(served, lambda queued_at: self._infer(served, request, recording, queued_at, None))
+            return self._lanes.submit(
+                served, lambda queued_at: self._infer(served, request, recording, queued_at, None)
+            )
         committed: Future[Answer] = Future()
         inferred = self._lanes.submit(
             served, lambda queued_at: self._infer(served, request, recording, queued_at, committed)
@@ -106,6 +108,7 @@ class Pipeline:
             self._store.submit(
                 Write(
                     dead_letter=letter,
+                    cursor=recording.cursor,
                     receipt=recording.receipt,
                     cleared=recording.cleared,
                     must=recording.must,

@@ -45,7 +45,9 @@ def scan(roots: Iterable[Path]) -> tuple[list[ModelVersion], list[Broken]]:
     found: dict[tuple[str, str], ModelVersion | Broken] = {}
     for root in roots:
         if not root.is_dir():
-            raise ModelNotFound(f"{root} is not a folder; give --models a folder that holds <name>/<version>/{MANIFEST}")
+            raise ModelNotFound(
+                f"{root} is not a folder; give --models a folder that holds <name>/<version>/{MANIFEST}"
+            )
         for folder in sorted(root.glob("*/*/")):
             name, version = folder.parent.name, folder.name
             if name in NOT_MODELS or name.startswith(".") or version.startswith((".", "__")):

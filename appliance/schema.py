@@ -41,8 +41,8 @@ def initial(db: Database) -> None:
             route TEXT, source TEXT, reading INTEGER NOT NULL, offset INTEGER NOT NULL,
             PRIMARY KEY (route, source)) WITHOUT ROWID""",
         """CREATE TABLE receipts (
-            client TEXT, packet_id INTEGER, hash BLOB NOT NULL, seq INTEGER NOT NULL,
-            PRIMARY KEY (client, packet_id)) WITHOUT ROWID""",
+            client TEXT, route TEXT, packet_id INTEGER, hash BLOB NOT NULL, seq INTEGER NOT NULL,
+            PRIMARY KEY (client, route, packet_id)) WITHOUT ROWID""",
         """CREATE TABLE dead_letters (
             id INTEGER PRIMARY KEY, at REAL NOT NULL, topic TEXT NOT NULL, client TEXT NOT NULL, code TEXT NOT NULL,
             reason TEXT NOT NULL, segment INTEGER, offset INTEGER, length INTEGER)""",

@@ -15,7 +15,8 @@ from typing import Literal
 import structlog
 
 from appliance.config import ModelConfig
-from appliance.errors import ApplianceError, ModelNotFound, ModelNotReady, VersionNotFound
+from appliance.core.manifest import ModelManifest
+from appliance.errors import ApplianceError, ModelFailed, ModelNotFound, ModelNotReady, VersionNotFound
 from appliance.repository import Broken, ModelVersion, scan
 from appliance.runtimes import Loaders
 from appliance.served import ServedModel, load
@@ -40,8 +41,6 @@ class Slot:
         self.served: ServedModel | None = None
         self.hangs = 0
         self.reloading_since: float | None = None
-
-
 
 
 class Slots:
@@ -77,7 +76,7 @@ class Slots:
         self._thread.start()
 
     def choose(self, name: str, version: str | None = None) -> ServedModel:
-        """The served version. Raises ModelNotFound, VersionNotFound, ModelNotReady."""
+        """The served version. Raises ModelNotFound, VersionNotFound, ModelNotReady, ModelFailed."""
         slot = self._slots.get(name)
         if slot is None:
             raise ModelNotFound(f"no model {name!r}; this box has {sorted(self._slots)}")
@@ -85,9 +84,19 @@ class Slots:
             raise VersionNotFound(f"model {name} has no version {version!r} loaded; version {slot.version} serves")
         served = slot.served
         if served is None:
-            what = "is still loading; try again in a moment" if slot.state == "loading" else f"failed: {slot.reason}"
-            raise ModelNotReady(f"model {name} version {slot.version} {what}")
+            if slot.state == "failed":
+                raise ModelFailed(f"model {name} version {slot.version} failed: {slot.reason}")
+            raise ModelNotReady(f"model {name} version {slot.version} is still loading; try again in a moment")
         return served
+
+    def manifest(self, name: str) -> ModelManifest:
+        """What the model expects, known before it is loaded. Raises ModelNotFound, ModelFailed."""
+        slot = self._slots.get(name)
+        if slot is None:
+            raise ModelNotFound(f"no model {name!r}; this box has {sorted(self._slots)}")
+        if slot.on_disk is None:
+            raise ModelFailed(f"model {name} version {slot.version} failed: {slot.reason}")
+        return slot.on_disk.manifest
 
     def slots(self) -> list[Slot]:
         return [self._slots[name] for name in sorted(self._slots)]
@@ -122,7 +131,9 @@ class Slots:
 
     def _add_broken(self, broken: list[Broken]) -> None:
         for each in broken:
-            log.error("model_failed", model=each.name, version=each.version, code=each.error.code, reason=str(each.error))
+            log.error(
+                "model_failed", model=each.name, version=each.version, code=each.error.code, reason=str(each.error)
+            )
             known = self._slots.get(each.name)
             if known is None:
                 slot = Slot(each.name, each.version, None)

@@ -84,9 +84,10 @@ class Cursor(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """By which delivery a message came, to recognise it when it is delivered again. seq: counts up per client."""
+    """By which delivery a message came, to recognise it when it comes again. seq: counts up per client and route."""
 
     client: str
+    route: str
     packet_id: int
     hash: bytes
     seq: int
@@ -212,7 +213,10 @@ class Store:
         return [Cursor(*row) for row in self._db.execute("SELECT route, source, reading, offset FROM cursors")]
 
     def receipts(self) -> list[Receipt]:
-        return [Receipt(*row) for row in self._db.execute("SELECT client, packet_id, hash, seq FROM receipts")]
+        return [
+            Receipt(*row)
+            for row in self._db.execute("SELECT client, route, packet_id, hash, seq FROM receipts ORDER BY seq")
+        ]
 
     def suspects(self) -> set[bytes]:
         """Hashes of the inputs that were being inferred, alone, when the box last went down."""
@@ -405,7 +409,7 @@ class Store:
         db = self._db
         written: list[Written] = []
         rows: list[tuple[object, ...]] = []
-        receipts: dict[tuple[str, int], Receipt] = {}
+        receipts: dict[tuple[str, str, int], Receipt] = {}
         sources: dict[str, list[object]] = {}
         for write, frame in zip(batch, frames, strict=True):
             outcome = Written()
@@ -429,7 +433,7 @@ class Store:
                     (cursor.route, cursor.source, cursor.reading, cursor.offset),
                 )
             if write.receipt is not None:
-                receipts[write.receipt.client, write.receipt.packet_id] = write.receipt
+                receipts[write.receipt.client, write.receipt.route, write.receipt.packet_id] = write.receipt
             if write.suspect is not None:
                 db.execute("INSERT OR IGNORE INTO suspects VALUES (?)", (write.suspect,))
             if write.cleared is not None:
@@ -445,8 +449,8 @@ class Store:
             db.executemany(_INSERT_READING, rows)
         if receipts:
             db.executemany(
-                "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?)",
-                [(each.client, each.packet_id, each.hash, each.seq) for each in receipts.values()],
+                "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?)",
+                [(each.client, each.route, each.packet_id, each.hash, each.seq) for each in receipts.values()],
             )
         if sources:
             db.executemany(_UPSERT_SOURCE, list(sources.values()))
@@ -548,9 +552,7 @@ class Store:
 
 
 # A stream without a cursor has not filled its first window yet, so all of its readings are needed.
-_NEEDED = (
-    "AND id < coalesce((SELECT reading FROM cursors c WHERE c.route = t.route AND c.source = t.source), 0)"
-)
+_NEEDED = "AND id < coalesce((SELECT reading FROM cursors c WHERE c.route = t.route AND c.source = t.source), 0)"
 _INSERT_READING = "INSERT INTO readings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _UPSERT_SOURCE = (
     "INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET route = excluded.route, "

@@ -26,7 +26,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class ImagePreprocess(_Part, kw_only=True, tag_field="kind", tag="image"):
+class ImagePreprocess(_Part, frozen=True, kw_only=True, tag_field="kind", tag="image"):
     """Picture -> (1, height, width, channels) float32: resize, then (pixel - mean) / std.
 
     mean, std: in 0..255 units, one per channel of `colour`.
@@ -45,7 +45,7 @@ class ImagePreprocess(_Part, kw_only=True, tag_field="kind", tag="image"):
             raise ValueError("std must be above 0")
 
 
-class WindowPreprocess(_Part, kw_only=True, tag_field="kind", tag="window"):
+class WindowPreprocess(_Part, frozen=True, kw_only=True, tag_field="kind", tag="window"):
     """Window of readings, (size, channels) float32 in `unit` sampled at `rate_hz`, -> the network's input."""
 
     channels: tuple[str, ...]
@@ -55,7 +55,7 @@ class WindowPreprocess(_Part, kw_only=True, tag_field="kind", tag="window"):
     transform: str = "none"
 
 
-class Postprocess(_Part, kw_only=True):
+class Postprocess(_Part, frozen=True, kw_only=True):
     """Which outputs hold what. Without `score`, the score is 1 - p(normal_label)."""
 
     classes: str | None = None
@@ -66,7 +66,7 @@ class Postprocess(_Part, kw_only=True):
     score_unit: str | None = None
 
 
-class ModelFile(_Part, kw_only=True):
+class ModelFile(_Part, frozen=True, kw_only=True):
     """A file of a variant, relative to the manifest."""
 
     path: str
@@ -76,7 +76,7 @@ class ModelFile(_Part, kw_only=True):
         check_relative(self.path)
 
 
-class Variant(_Part, kw_only=True):
+class Variant(_Part, frozen=True, kw_only=True):
     """One form of the model. `tensors` maps a logical name to the name in the file, where they differ."""
 
     name: Name
@@ -86,7 +86,7 @@ class Variant(_Part, kw_only=True):
     tensors: dict[str, str] = {}
 
 
-class GoldenCase(_Part, kw_only=True):
+class GoldenCase(_Part, frozen=True, kw_only=True):
     """An input with the answer every variant must give, within its tolerance on the score."""
 
     file: str
@@ -101,7 +101,7 @@ class GoldenCase(_Part, kw_only=True):
         check_relative(self.file)
 
 
-class ModelManifest(_Part, kw_only=True):
+class ModelManifest(_Part, frozen=True, kw_only=True):
     """Raises nothing itself: use `parse_manifest`, which words what is wrong."""
 
     schema: Literal[1]

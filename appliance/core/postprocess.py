@@ -26,7 +26,8 @@ def postprocess(outputs: Mapping[str, Array], manifest: ModelManifest, picture: 
     heatmap, regions = None, None
     if steps.heatmap is not None and picture is not None:
         cells = np.clip(outputs[steps.heatmap].reshape(outputs[steps.heatmap].shape[1:3]), 0.0, 1.0)
-        heatmap = HeatMap(*cells.shape, (cells * 255.0 + 0.5).astype(np.uint8).tobytes())
+        rows, columns = cells.shape
+        heatmap = HeatMap(rows, columns, (cells * 255.0 + 0.5).astype(np.uint8).tobytes())
         label = next((found.label for found in classes if found.label != steps.normal_label), OTHER_LABEL)
         regions = _regions(cells, steps.heatmap_min, label, picture)
     return Prediction(classes=classes, score=score, score_unit=steps.score_unit, regions=regions, heatmap=heatmap)
@@ -48,9 +49,7 @@ def _score(
     return None
 
 
-def _regions(
-    cells: npt.NDArray[np.float32], least: float, label: str, picture: tuple[int, int]
-) -> tuple[Region, ...]:
+def _regions(cells: npt.NDArray[np.float32], least: float, label: str, picture: tuple[int, int]) -> tuple[Region, ...]:
     """Connected cells at or above `least`, highest score first, in pixels of the picture."""
     rows, columns = cells.shape
     height, width = picture

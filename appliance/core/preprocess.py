@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,7 @@ from appliance.core.waveform import prepare_window
 from appliance.errors import ShapeError
 
 
-def preprocess_image(image: npt.NDArray[np.uint8], steps: ImagePreprocess, spec: TensorSpec) -> Array:
+def preprocess_image(image: npt.NDArray[Any], steps: ImagePreprocess, spec: TensorSpec) -> Array:
     """image: (height, width, 3) uint8 RGB. Returns (1, rows, columns, channels) float32 as `spec` asks.
 
     The picture is stretched to the input's size by area averaging, then (pixel - mean) / std.

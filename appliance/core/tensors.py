@@ -25,7 +25,9 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.name:
             raise ValueError("a tensor needs a name")
         if not self.shape or any(size == 0 or size < -1 for size in self.shape):
-            raise ValueError(f"shape {list(self.shape)} of tensor {self.name!r}: axes are positive, or -1 for the batch")
+            raise ValueError(
+                f"shape {list(self.shape)} of tensor {self.name!r}: axes are positive, or -1 for the batch"
+            )
 
 
 def check_tensor(spec: TensorSpec, tensor: Array) -> Array:

@@ -48,7 +48,8 @@ class VerdictRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 def judge(prediction: Prediction, rule: VerdictRule) -> Verdict:
     """Decide from the prediction alone; pure and total."""
-    return max(_parts(prediction, rule), key=_RANK.__getitem__, default="none")
+    parts = list(_parts(prediction, rule))
+    return max(parts, key=_RANK.__getitem__) if parts else "none"
 
 
 def _parts(prediction: Prediction, rule: VerdictRule) -> Iterator[Ruled]:

@@ -43,8 +43,10 @@ def _envelope_spectrum(window: npt.NDArray[np.float32], rate_hz: float) -> npt.N
     band = size // 8
     bins = int(SPECTRUM_HZ_MAX * size / rate_hz)
     if not 0 < bins < band:
-        raise ValueError(f"a spectrum up to {SPECTRUM_HZ_MAX:g} Hz takes more than {8 * SPECTRUM_HZ_MAX:g} samples a "
-                         f"second and {rate_hz / SPECTRUM_HZ_MAX:.0f} or more a window; here are {rate_hz:g} and {size}")
+        raise ValueError(
+            f"a spectrum up to {SPECTRUM_HZ_MAX:g} Hz takes more than {8 * SPECTRUM_HZ_MAX:g} samples a "
+            f"second and {rate_hz / SPECTRUM_HZ_MAX:.0f} or more a window; here are {rate_hz:g} and {size}"
+        )
     centred = window - window.mean(axis=0)
     groups = [np.log10(_amplitude(centred)[1 : bins + 1] + AMPLITUDE_MIN)]
     spectrum = np.fft.rfft(centred, axis=0)

@@ -21,6 +21,7 @@ _STATUS: dict[type[Exception], int] = {
     errors.VersionNotFound: 404,
     errors.NotFound: 404,
     errors.ModelNotReady: 503,
+    errors.ModelFailed: 503,
     errors.BodyTooLarge: 413,
     errors.ImageTooLarge: 413,
     errors.MediaTypeError: 415,

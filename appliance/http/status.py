@@ -84,12 +84,14 @@ class BrokerReport(msgspec.Struct, frozen=True):
     address: str | None = None
     reason: str | None = None
     received: int = 0
-    waiting: int = 0
 
 
 class MqttReport(msgspec.Struct, frozen=True):
+    """intake: counts of messages since the start."""
+
     listener: ListenerReport
     broker: BrokerReport
+    intake: Any
 
 
 class BoxReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -52,9 +52,7 @@ class OpenVinoModel:
         return infer
 
 
-def load_openvino(
-    manifest: ModelManifest, variant: Variant, files: Mapping[str, bytes], lanes: int
-) -> OpenVinoModel:
+def load_openvino(manifest: ModelManifest, variant: Variant, files: Mapping[str, bytes], lanes: int) -> OpenVinoModel:
     """Compile for the CPU with one stream per lane, so that lanes run beside each other. Raises ModelLoadError."""
     graph = next((content for path, content in files.items() if path.endswith(".xml")), None)
     weights = next((content for path, content in files.items() if path.endswith(".bin")), b"")

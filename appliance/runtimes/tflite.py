@@ -1,4 +1,4 @@
-"""TFLite behind the `LoadedModel` seam: ai-edge-litert, or tflite-runtime where only that older one is installed.
+"""TFLite behind the `LoadedModel` seam: ai-edge-litert, or tflite-runtime where the extra of that name is installed.
 
 The network may take and give int8; the seam speaks the manifest's logical tensors, so values are quantised on the way
 in and dequantised on the way out: real = scale * (quantised - zero point).
@@ -18,9 +18,10 @@ from appliance.core.tensors import Array
 from appliance.errors import InferenceError, ModelLoadError
 from appliance.runtimes import Infer
 
+# tflite-runtime is there only where somebody asked for it, so it comes first.
 _PACKAGES = (
-    ("ai_edge_litert.interpreter", "ai-edge-litert"),
     ("tflite_runtime.interpreter", "tflite-runtime"),
+    ("ai_edge_litert.interpreter", "ai-edge-litert"),
 )
 
 
@@ -97,11 +98,13 @@ def _quantise(tensor: Array, detail: dict[str, Any]) -> Array:
     if scale == 0.0:
         return np.asarray(tensor, dtype)
     limits = np.iinfo(dtype)
-    return np.clip(np.rint(tensor / scale) + zero_point, limits.min, limits.max).astype(dtype)
+    quantised: Array = np.clip(np.rint(tensor / scale) + zero_point, limits.min, limits.max).astype(dtype)
+    return quantised
 
 
 def _dequantise(tensor: Array, detail: dict[str, Any]) -> Array:
     scale, zero_point = detail["quantization"]
     if scale == 0.0:
         return tensor
-    return (tensor.astype(np.float32) - zero_point) * np.float32(scale)
+    real: Array = (tensor.astype(np.float32) - zero_point) * np.float32(scale)
+    return real

@@ -1,0 +1,74 @@
+# Every target does its own set-up on a machine that has Python 3.11 or newer, make and apt.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check bench models faults lock clean
+
+run: $(VENV)/run
+	@$(BIN)/appliance demo
+
+test: $(VENV)/test $(VENV)/tflite-runtime/done
+	@tests/needs.sh mosquitto chromium
+	@$(MAKE) --no-print-directory check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The long form of what tests/faults does briefly.
+faults: $(VENV)/test
+	@tests/needs.sh mosquitto
+	KILLS=200 $(BIN)/python -m pytest tests/faults
+
+bench: $(VENV)/test
+	@tests/needs.sh mosquitto
+	$(BIN)/python -m benchmarks.run
+
+# Train the shipped models again, in an environment of their own.
+models: $(VENV)/train/done
+	$(VENV)/train/bin/python -m models.train.surface
+	$(VENV)/train/bin/python -m models.train.bearing
+
+# Write the lock files again from pyproject.toml: versions and hashes, no addresses.
+COMPILE = $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml
+lock: $(VENV)/python
+	$(BIN)/python -m pip install -q uv
+	$(COMPILE) --universal --extra demo -o requirements.lock
+	$(COMPILE) --universal -c requirements.lock --extra test --extra check -o tests/requirements.lock
+	$(COMPILE) --python-version 3.11 --extra tflite-runtime -o tests/tflite-runtime.lock
+
+$(VENV)/python:
+	@tests/needs.sh python3-venv
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/run: $(VENV)/python requirements.lock
+	@echo "Installing the appliance and its demo into $(VENV) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/test: $(VENV)/run tests/requirements.lock
+	@echo "Installing what the tests need into $(VENV) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r tests/requirements.lock
+	@touch $@
+
+# The older TFLite interpreter wants an older NumPy: an environment of its own.
+$(VENV)/tflite-runtime/done: tests/tflite-runtime.lock | $(VENV)/python
+	@$(PYTHON) -m venv $(VENV)/tflite-runtime
+	@$(VENV)/tflite-runtime/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r tests/tflite-runtime.lock
+	@touch $@
+
+$(VENV)/train/done: models/train/requirements.txt | $(VENV)/python
+	@$(PYTHON) -m venv $(VENV)/train
+	@$(VENV)/train/bin/python -m pip install -q --disable-pip-version-check -r models/train/requirements.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

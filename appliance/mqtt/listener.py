@@ -1,0 +1,285 @@
+"""The built-in MQTT listener: MQTT 3.1.1 and 5, QoS 0 and 1, in a thread of its own with its own event loop.
+
+What sets it apart from a broker: a message at QoS 1 is acknowledged when the appliance says so (`Acknowledge`), which
+is after its commit. Sessions, retained messages and queues live in memory; `SavedSession` carries what has to survive
+the process, kept by whoever passes `save_session`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+import msgspec
+import structlog
+import uvloop
+from mqtt5 import DisconnectReasonCode
+
+from appliance.config import ListenerConfig
+from appliance.errors import ApplianceError, ConfigError, PortInUse
+from appliance.mqtt.connection import Ack, Connection, House
+from appliance.mqtt.exchange import Exchange, SaveSession
+from appliance.mqtt.message import Deliver
+from appliance.mqtt.sessions import Message, SavedSession
+from appliance.mqtt.topics import valid_topic
+
+STOP_S = 1.0
+"""How long clients may take to hang up when the listener stops."""
+
+T = TypeVar("T")
+
+_log = structlog.get_logger("listener")
+
+
+class ListenerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts since the start; clients, subscriptions and retained are present values.
+
+    received: PUBLISH packets of clients. acknowledged: PUBACKs after a commit. delivered: PUBLISH packets to
+    subscribers. dropped: messages that a subscriber did not get (queue full, expired, too large) or that could not be
+    retained. refused: connections and publishes turned away.
+    """
+
+    clients: int
+    received: int
+    acknowledged: int
+    delivered: int
+    dropped: int
+    subscriptions: int
+    retained: int
+    refused: int
+
+
+class Inbox(Generic[T]):
+    """Hands things from any thread to a loop, many at a time: one wake-up for each burst."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, handle: Callable[[list[T]], None]) -> None:
+        self._loop = loop
+        self._handle = handle
+        self._items: deque[T] = deque()
+        self._woken = False
+
+    def post(self, item: T) -> None:
+        """From any thread; nothing happens once the loop is closed."""
+        self._items.append(item)
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self.drain)
+            except RuntimeError:
+                self._woken = False
+                self._items.clear()
+
+    def drain(self) -> None:
+        """In the loop's thread. The flag falls first: who posts later wakes the loop again."""
+        self._woken = False
+        items = []
+        while self._items:
+            items.append(self._items.popleft())
+        if items:
+            self._handle(items)
+
+
+class Listener:
+    """Owns the thread "mqtt-listener", from `start` to `stop`. `deliver` and `save_session` are called in it.
+
+    on_fault: told when the thread ends without `stop`. sessions: what `save_session` got in earlier processes, the
+    last of each client. reserved: topics that clients may not publish to. connect_s_max: from accept to CONNECT;
+    stalled_s_max: how long a client may leave a full buffer unread.
+    """
+
+    beat: float
+    """Monotonic time of the loop's last tick, about once a second; for the watchdog."""
+
+    def __init__(
+        self,
+        config: ListenerConfig,
+        deliver: Deliver,
+        *,
+        on_fault: Callable[[BaseException], None],
+        sessions: Iterable[SavedSession] = (),
+        save_session: SaveSession = lambda _: None,
+        reserved: Callable[[str], bool] = lambda _: False,
+        connect_s_max: float = 10.0,
+        stalled_s_max: float = 20.0,
+    ) -> None:
+        self._config = config
+        self._on_fault = on_fault
+        self._loop = uvloop.new_event_loop()
+        self._acks: Inbox[Ack] = Inbox(self._loop, self._acknowledge)
+        self._messages: Inbox[Message] = Inbox(self._loop, self._publish)
+        self._exchange = Exchange(config, deliver=deliver, save=save_session)
+        self._house = House(
+            config,
+            exchange=self._exchange,
+            deliver=deliver,
+            reserved=reserved,
+            post_ack=self._acks.post,
+            loop=self._loop,
+            now=time.monotonic,
+            connect_s_max=connect_s_max,
+            stalled_s_max=stalled_s_max,
+        )
+        self._saved = tuple(sessions)
+        self._socket: socket.socket | None = None
+        self._server: asyncio.AbstractServer | None = None
+        self._address = (config.host, config.port)
+        self._thread = threading.Thread(target=self._run, name="mqtt-listener", daemon=True)
+        self._stopping = False
+        self.beat = time.monotonic()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port it listens on; before `start` those of the configuration."""
+        return self._address
+
+    def start(self) -> None:
+        """Bind, then serve; once. Raises PortInUse, or ConfigError when the address cannot be had."""
+        try:
+            self._socket = _bind(self._config.host, self._config.port)
+        except ApplianceError:
+            self._loop.close()
+            raise
+        name = self._socket.getsockname()
+        self._address = (name[0], name[1])
+        self.beat = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tell the clients, close, join the thread. Acknowledgements given before are still written."""
+        if not self._thread.is_alive():
+            self._loop.close()
+            return
+        self._loop.call_soon_threadsafe(self._begin_stop)
+        self._thread.join()
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        user_properties: tuple[tuple[str, str], ...] = (),
+        content_type: str | None = None,
+    ) -> None:
+        """Send to the listener's subscribers, from any thread; what is published before `start` is sent then.
+
+        Raises ValueError when `topic` is no topic or `qos` is not 0 or 1.
+        """
+        if not valid_topic(topic) or qos not in (0, 1):
+            raise ValueError(f"cannot publish to {topic!r} at QoS {qos}")
+        self._messages.post(
+            Message(
+                topic=topic,
+                payload=payload,
+                qos=qos,
+                retain=retain,
+                user_properties=user_properties,
+                content_type=content_type,
+            )
+        )
+
+    def stats(self) -> ListenerStats:
+        """From any thread."""
+        counters = self._exchange.counters
+        return ListenerStats(
+            clients=self._exchange.clients,
+            received=counters.received,
+            acknowledged=counters.acknowledged,
+            delivered=counters.delivered,
+            dropped=counters.dropped,
+            subscriptions=self._exchange.subscriptions,
+            retained=self._exchange.retained,
+            refused=counters.refused,
+        )
+
+    def _run(self) -> None:
+        loop = self._loop
+        try:
+            loop.set_exception_handler(_on_loop_exception)
+            self._exchange.restore(self._saved, time.monotonic())
+            self._server = loop.run_until_complete(
+                loop.create_server(lambda: Connection(self._house), sock=self._socket, backlog=128)
+            )
+            _log.info("listener_started", host=self._address[0], port=self._address[1])
+            self._tick()
+            loop.run_forever()
+            if not self._stopping:
+                raise RuntimeError("the listener's loop ended by itself")
+        except BaseException as error:
+            _log.exception("listener_failed")
+            self._on_fault(error)
+        finally:
+            if self._socket is not None:
+                self._socket.close()
+            loop.close()
+
+    def _tick(self) -> None:
+        now = self.beat = time.monotonic()
+        self._loop.call_later(1.0, self._tick)
+        for connection in tuple(self._house.connections):
+            connection.check(now)
+        self._exchange.expire(now)
+
+    def _acknowledge(self, acks: list[Ack]) -> None:
+        of: dict[Connection, list[Ack]] = {}
+        for ack in acks:
+            of.setdefault(ack.connection, []).append(ack)
+        for connection, its in of.items():
+            connection.write_acks(its)
+
+    def _publish(self, messages: list[Message]) -> None:
+        for message in messages:
+            self._exchange.publish(message, None)
+
+    def _begin_stop(self) -> None:
+        self._stopping = True
+        self._acks.drain()
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self._house.connections):
+            connection.disconnect(DisconnectReasonCode.SERVER_SHUTTING_DOWN, "listener_stopped")
+        self._end_stop(time.monotonic() + STOP_S)
+
+    def _end_stop(self, deadline: float) -> None:
+        left = tuple(self._house.connections)
+        if not left:
+            self._loop.stop()
+        elif time.monotonic() < deadline:
+            self._loop.call_later(0.01, self._end_stop, deadline)
+        else:
+            for connection in left:
+                connection.abort()
+            self._loop.call_later(0.01, self._end_stop, deadline)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"listener.host {host!r} is no address of this machine ({error}); use 127.0.0.1") from error
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(128)
+        bound.setblocking(False)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(
+                f"port {port} on {host} is taken by another program (a broker?);"
+                " stop it, set listener.port in appliance.toml, or listener.enabled = false"
+            ) from error
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; set listener.host and port") from error
+    return bound
+
+
+def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    _log.error("loop_callback_failed", reason=str(context.get("message")), error=repr(context.get("exception")))
