@@ -18,7 +18,7 @@ Ruled = Literal["ok", "ng", "review"]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
-_RANK: dict[Ruled, int] = {"ok": 0, "review": 1, "ng": 2}
+_RANK: dict[Verdict, int] = {"ok": 0, "review": 1, "ng": 2}
 
 
 class VerdictRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -48,8 +48,8 @@ class VerdictRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 def judge(prediction: Prediction, rule: VerdictRule) -> Verdict:
     """Decide from the prediction alone; pure and total."""
-    parts = list(_parts(prediction, rule))
-    return max(parts, key=_RANK.__getitem__) if parts else "none"
+    parts: list[Verdict] = list(_parts(prediction, rule))
+    return max(parts, key=_RANK.__getitem__, default="none")
 
 
 def _parts(prediction: Prediction, rule: VerdictRule) -> Iterator[Ruled]:
