@@ -27,7 +27,7 @@ faults: $(VENV)/test
 	KILLS=200 $(BIN)/python -m pytest tests/faults
 
 bench: $(VENV)/test
-	@tests/needs.sh mosquitto
+	@tests/needs.sh mosquitto wrk
 	$(BIN)/python -m benchmarks.run
 
 # Train the shipped models again, in an environment of their own.

@@ -38,6 +38,17 @@ def serve(path: Path | None, data_dir: str | None, models_dir: str | None, host:
     run(config)
 
 
+@appliance.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="HTTP, or the next free")
+@click.option("--mqtt-port", type=click.IntRange(0, 65535), default=1883, show_default=True, help="or the next free")
+def demo(port: int, mqtt_port: int) -> None:
+    """Serve with a simulated camera and PLC, on free ports, and say what to try."""
+    from appliance.demo import run
+
+    log.set_up("warning")
+    run(port, mqtt_port)
+
+
 def main() -> None:
     """Run the command; an error is one line on standard error."""
     try:

@@ -127,10 +127,13 @@ class RouteConfig(_Section, frozen=True, kw_only=True):
 
 
 class Config(_Section, frozen=True, kw_only=True):
-    """The whole file. `recipes` maps recipe -> model -> what it changes in the verdict rule."""
+    """The whole file. `recipes` maps recipe -> model -> what it changes in the verdict rule.
 
-    device: Identifier = "appliance"
-    data_dir: str = "appliance-data"
+    device, data_dir: `load` fills in the host's name, and systemd's StateDirectory or ./appliance-data.
+    """
+
+    device: Identifier = ""
+    data_dir: str = ""
     models_dir: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     http: HttpConfig = HttpConfig()
@@ -163,12 +166,6 @@ def load(
     Raises ConfigError with file, key and reason.
     """
     config = Config() if path is None else _read(path)
-    if path is None:
-        config = msgspec.structs.replace(
-            config,
-            device=_device_name(),
-            data_dir=os.environ.get("STATE_DIRECTORY", config.data_dir),
-        )
     http = config.http
     if host is not None:
         http = msgspec.structs.replace(http, host=host)
@@ -177,7 +174,8 @@ def load(
     return msgspec.structs.replace(
         config,
         http=http,
-        data_dir=data_dir or config.data_dir,
+        device=config.device or _device_name(),
+        data_dir=data_dir or config.data_dir or os.environ.get("STATE_DIRECTORY") or "appliance-data",
         models_dir=models_dir or config.models_dir,
     )
 

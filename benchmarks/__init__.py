@@ -1,0 +1,1 @@
+"""Figures, measured: medians of interleaved rounds on this machine, the load generator counted in."""

@@ -1,0 +1,135 @@
+"""A simulated camera and a simulated PLC that publish over MQTT as real devices do.
+
+Both speak MQTT 5 at QoS 1, name each part, and number their messages with a key that does not repeat after a restart,
+so that the box records nothing twice. What they show comes from regions and machines that training never saw.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+from paho.mqtt.client import Client, MQTTMessageInfo
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from provisioning.textures import TEXTURES, Kind, encode, frame
+from provisioning.vibration import RATE_HZ, SEVERITIES_G, UNSEEN_SEED_MIN, Condition, Machine
+
+CAMERA_TURNS: tuple[Kind, ...] = ("good", "good", "scratch", "good", "good", "hole", "good", "stain")
+"""Good parts and faults in turn, for ever."""
+
+PLC_TURNS: tuple[tuple[Condition, float], ...] = (
+    ("normal", 20.0),
+    ("outer_race", 10.0),
+    ("normal", 15.0),
+    ("inner_race", 10.0),
+    ("normal", 15.0),
+    ("ball", 10.0),
+)
+"""Conditions of the machine, in turn, and for how many seconds."""
+
+SAMPLES_PER_MESSAGE = 512
+_PART_S = 4.0
+_IN_FLIGHT_MAX = 20
+_FAREWELL_S = 3.0
+
+
+class Message(msgspec.Struct, frozen=True):
+    """What a device publishes next: after a pause, with MQTT 5 user properties."""
+
+    pause_s: float
+    payload: bytes
+    content_type: str
+    properties: tuple[tuple[str, str], ...] = ()
+
+
+def camera(seed: int, every_s: float, boot: str) -> Iterator[Message]:
+    """JPEG pictures of parts, 480x480; part, lot and key travel as user properties. boot: starts every key."""
+    rng = np.random.default_rng(seed)
+    texture = TEXTURES[seed % len(TEXTURES)]
+    for number, kind in enumerate(itertools.cycle(CAMERA_TURNS), 1):
+        image, _ = frame(rng, texture, kind, "test", (480, 480))
+        properties = (("part", f"P-{number:06d}"), ("lot", f"L-{boot}"), ("seq", f"{boot}-{number}"))
+        yield Message(every_s, encode(rng, image), "image/jpeg", properties)
+
+
+def plc(seed: int, boot: str) -> Iterator[Message]:
+    """JSON readings of three axes in g, in real time: SAMPLES_PER_MESSAGE rows a message."""
+    pause_s = SAMPLES_PER_MESSAGE / RATE_HZ
+    machine = Machine(UNSEEN_SEED_MIN + seed)
+    numbers = itertools.count(1)
+    played_s = 0.0
+    for condition, seconds in itertools.cycle(PLC_TURNS):
+        machine.become(condition, SEVERITIES_G["severe"])
+        for _ in range(round(seconds / pause_s)):
+            number = next(numbers)
+            played_s += pause_s
+            content = {
+                "seq": f"{boot}-{number}",
+                "part": f"M-{int(played_s / _PART_S) + 1:06d}",
+                "values": machine.read(SAMPLES_PER_MESSAGE).round(4).tolist(),
+            }
+            yield Message(pause_s, json.dumps(content, separators=(",", ":")).encode(), "application/json")
+
+
+def publish(
+    messages: Iterator[Message], host: str, port: int, topic: str, client_id: str, stop: threading.Event
+) -> int:
+    """Publish at the messages' pace until they end or `stop` is set; returns how many were acknowledged.
+
+    The session outlives a lost connection, and what was not acknowledged is sent again. Raises OSError when the first
+    connection fails.
+    """
+    client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5)
+    client.max_inflight_messages_set(_IN_FLIGHT_MAX)
+    client.reconnect_delay_set(1, 5)
+    connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    connect.SessionExpiryInterval = 3600
+    client.connect(host, port, keepalive=15, clean_start=False, properties=connect)
+    client.loop_start()
+    waiting: deque[MQTTMessageInfo] = deque()
+    acknowledged = 0
+    due = time.monotonic()
+    try:
+        for message in messages:
+            due = max(due + message.pause_s, time.monotonic() - 1.0)
+            if stop.wait(max(0.0, due - time.monotonic())):
+                break
+            # A device has little memory: with too much unacknowledged it waits.
+            while len(waiting) >= _IN_FLIGHT_MAX and not stop.wait(0.02):
+                acknowledged += _forget_acknowledged(waiting)
+            waiting.append(client.publish(topic, message.payload, qos=1, properties=_properties(message)))
+            acknowledged += _forget_acknowledged(waiting)
+        ends_at = time.monotonic() + _FAREWELL_S
+        while waiting and client.is_connected() and time.monotonic() < ends_at:
+            acknowledged += _forget_acknowledged(waiting)
+            time.sleep(0.02)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    return acknowledged
+
+
+def _forget_acknowledged(waiting: deque[MQTTMessageInfo]) -> int:
+    count = 0
+    # Acknowledgements may overtake each other; a message behind a slow one is counted when its turn comes.
+    while waiting and waiting[0].is_published():
+        waiting.popleft()
+        count += 1
+    return count
+
+
+def _properties(message: Message) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.ContentType = message.content_type
+    if message.properties:
+        properties.UserProperty = list(message.properties)
+    return properties
