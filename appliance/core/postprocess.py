@@ -12,6 +12,9 @@ from appliance.core.manifest import ModelManifest
 from appliance.core.prediction import ClassScore, HeatMap, Prediction, Region
 from appliance.core.tensors import Array
 
+SCORE_DIGITS = 6
+"""More digits than any score is sure of would only be longer to send and to store."""
+
 OTHER_LABEL = "finding"
 """The label of a region when the picture as a whole was classed as normal."""
 
@@ -35,7 +38,7 @@ def postprocess(outputs: Mapping[str, Array], manifest: ModelManifest, picture: 
 
 def _classes(probabilities: Array, labels: tuple[str, ...]) -> tuple[ClassScore, ...]:
     row = probabilities.reshape(-1).tolist()
-    found = (ClassScore(label, score) for label, score in zip(labels, row, strict=True))
+    found = (ClassScore(label, round(score, SCORE_DIGITS)) for label, score in zip(labels, row, strict=True))
     return tuple(sorted(found, key=lambda each: -each.score))
 
 
@@ -43,9 +46,9 @@ def _score(
     outputs: Mapping[str, Array], output: str | None, normal_label: str | None, classes: tuple[ClassScore, ...]
 ) -> float | None:
     if output is not None:
-        return float(outputs[output].reshape(-1)[0])
+        return round(float(outputs[output].reshape(-1)[0]), SCORE_DIGITS)
     if normal_label is not None:
-        return next((1.0 - each.score for each in classes if each.label == normal_label), None)
+        return next((round(1.0 - each.score, SCORE_DIGITS) for each in classes if each.label == normal_label), None)
     return None
 
 
@@ -63,6 +66,6 @@ def _regions(cells: npt.NDArray[np.float32], least: float, label: str, picture: 
             (left + across) * width // columns,
             (top + down) * height // rows,
         )
-        score = float(cells[marks == index].max())
-        regions.append(Region(label, score, box, area / (rows * columns)))
+        score = round(float(cells[marks == index].max()), SCORE_DIGITS)
+        regions.append(Region(label, score, box, round(area / (rows * columns), SCORE_DIGITS)))
     return tuple(sorted(regions, key=lambda region: -region.score))
