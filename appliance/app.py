@@ -88,13 +88,17 @@ class Box:
         self._loop_beat = time.monotonic()
         self._watchdog.start()
 
-    def stop(self) -> None:
-        """Close the doors first, the store last, so that what was taken is committed."""
+    def stop(self) -> bool:
+        """Close the doors first, the store last, so that what was taken is committed.
+
+        Returns whether every native call has ended; while one runs, Python cannot end without a crash.
+        """
         self.close_streams()
         self._watchdog.stop()
         self._mqtt.stop()
-        self._lanes.stop()
+        ended = [self._lanes.stop(), self._slots.stop()]
         self._store.stop()
+        return all(ended)
 
     def _announce(self, result: Result, body: bytes, trace: Trace | None) -> None:
         self._live.publish(Event(result, body, trace))
@@ -194,8 +198,10 @@ def serve(config: Config, loaders: Loaders | None = None, on_started: Callable[[
             runner.run(_run(server, box, listening))
     finally:
         notify("STOPPING=1")
-        box.stop()
+        ended = box.stop()
         log.info("stopped")
+        if not ended:
+            os._exit(0)
 
 
 async def _run(server: uvicorn.Server, box: Box, listening: socket.socket) -> None:

@@ -76,13 +76,14 @@ class Lanes:
         self._refused = 0
         self._timed_out = 0
         self._lanes: list[_Lane] = []
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         for _ in range(self.count):
             self._open_lane()
 
-    def stop(self) -> None:
-        """Refuse what waits; what runs may end by itself."""
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """Refuse what waits, let what runs end; returns whether every lane has ended in time."""
         with self._changed:
             self._stopping = True
             waiting, self._waiting = list(self._waiting), deque()
@@ -90,6 +91,10 @@ class Lanes:
         for job in waiting:
             if job.close():
                 job.future.set_exception(Overloaded("the appliance is stopping; try again in a moment"))
+        ends_at = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, ends_at - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def submit(self, owner: Hashable, run: Callable[[float], Any]) -> Future[Any]:
         """Queue `run`, which is given the time it was queued (monotonic); raises Overloaded when too many wait."""
@@ -141,7 +146,9 @@ class Lanes:
     def _open_lane(self) -> None:
         lane = _Lane()
         self._lanes.append(lane)
-        threading.Thread(target=self._run, args=(lane,), name=f"lane-{self.device}", daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(lane,), name=f"lane-{self.device}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _run(self, lane: _Lane) -> None:
         while True:

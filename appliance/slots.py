@@ -69,11 +69,19 @@ class Slots:
         self.broken = broken
         self._add_broken(broken)
         self._thread = threading.Thread(target=self._load_all, name="model-loader", daemon=True)
+        self._stopping = False
         self.loaded = threading.Event()
 
     def start(self) -> None:
         """Load every model in a thread of its own; the doors answer meanwhile."""
         self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> bool:
+        """Load no further model; returns whether the one that is being compiled was done in time."""
+        self._stopping = True
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def choose(self, name: str, version: str | None = None) -> ServedModel:
         """The served version. Raises ModelNotFound, VersionNotFound, ModelNotReady, ModelFailed."""
@@ -142,7 +150,7 @@ class Slots:
 
     def _load_all(self) -> None:
         for slot in self.slots():
-            if slot.on_disk is not None:
+            if slot.on_disk is not None and not self._stopping:
                 self._load(slot)
         self.loaded.set()
 
