@@ -130,6 +130,7 @@ class Listener:
         self._server: asyncio.AbstractServer | None = None
         self._address = (config.host, config.port)
         self._thread = threading.Thread(target=self._run, name="mqtt-listener", daemon=True)
+        self._ready = threading.Event()
         self._stopping = False
         self.beat = time.monotonic()
 
@@ -149,6 +150,7 @@ class Listener:
         self._address = (name[0], name[1])
         self.beat = time.monotonic()
         self._thread.start()
+        self._ready.wait()
 
     def stop(self) -> None:
         """Tell the clients, close, join the thread. Acknowledgements given before are still written."""
@@ -204,11 +206,12 @@ class Listener:
         try:
             loop.set_exception_handler(_on_loop_exception)
             self._exchange.restore(self._saved, time.monotonic())
+            _log.info("listener_started", host=self._address[0], port=self._address[1])
             self._server = loop.run_until_complete(
                 loop.create_server(lambda: Connection(self._house), sock=self._socket, backlog=128)
             )
-            _log.info("listener_started", host=self._address[0], port=self._address[1])
             self._tick()
+            self._ready.set()
             loop.run_forever()
             if not self._stopping:
                 raise RuntimeError("the listener's loop ended by itself")
@@ -216,7 +219,10 @@ class Listener:
             _log.exception("listener_failed")
             self._on_fault(error)
         finally:
-            if self._socket is not None:
+            self._ready.set()
+            if self._server is not None:
+                self._server.close()
+            elif self._socket is not None:
                 self._socket.close()
             loop.close()
 
@@ -243,20 +249,19 @@ class Listener:
         self._acks.drain()
         if self._server is not None:
             self._server.close()
+        self._loop.call_soon(self._end_stop, time.monotonic() + STOP_S)
         for connection in tuple(self._house.connections):
             connection.disconnect(DisconnectReasonCode.SERVER_SHUTTING_DOWN, "listener_stopped")
-        self._end_stop(time.monotonic() + STOP_S)
 
     def _end_stop(self, deadline: float) -> None:
-        left = tuple(self._house.connections)
-        if not left:
+        late = time.monotonic() - deadline
+        if not self._house.connections or late > STOP_S:
             self._loop.stop()
-        elif time.monotonic() < deadline:
-            self._loop.call_later(0.01, self._end_stop, deadline)
-        else:
-            for connection in left:
+            return
+        if late > 0:
+            for connection in tuple(self._house.connections):
                 connection.abort()
-            self._loop.call_later(0.01, self._end_stop, deadline)
+        self._loop.call_later(0.01, self._end_stop, deadline)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -56,6 +56,10 @@ def malformed(event: str = "packet_malformed") -> ProtocolError:
 
 def frame_size(view: memoryview, at: int, end: int) -> int:
     """Bytes of the packet that begins at `at`, 0 while its length is not known. Raises ProtocolError."""
+    if end - at > 1 and view[at + 1] < 0x80:  # most packets, without the loop
+        return 2 + view[at + 1]
+    if end - at > 2 and view[at + 2] < 0x80:
+        return 3 + (view[at + 1] & 0x7F | view[at + 2] << 7)
     length = shift = 0
     for position in range(at + 1, min(at + 5, end)):
         byte = view[position]

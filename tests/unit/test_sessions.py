@@ -216,12 +216,19 @@ def test_retained_messages_are_bounded_in_number_and_bytes(monkeypatch: pytest.M
     monkeypatch.setattr(exchange_module, "RETAINED_BYTES_MAX", 10)
     box = Box(retained_max=2)
     for topic in ("a", "b", "c"):
-        box.exchange.publish(Message(topic=topic, payload=b"1234", retain=True), None)
+        box.exchange.publish(Message(topic=topic, payload=b"1234", retain=True), "plc")
     assert (box.exchange.retained, box.exchange.counters.dropped) == (2, 1)
-    box.exchange.publish(Message(topic="b", payload=b"1234567", retain=True), None)
+    box.exchange.publish(Message(topic="b", payload=b"1234567", retain=True), "plc")
     assert (box.exchange.retained, box.exchange.counters.dropped) == (1, 2)
-    box.exchange.publish(Message(topic="b", payload=b"123456", retain=True), None)
+    box.exchange.publish(Message(topic="b", payload=b"123456", retain=True), "plc")
     assert (box.exchange.retained, box.exchange.counters.dropped) == (2, 2)
+
+
+def test_clients_cannot_take_the_room_for_what_the_appliance_retains() -> None:
+    box = Box(retained_max=1)
+    box.exchange.publish(Message(topic="a", payload=b"x", retain=True), "plc")
+    box.exchange.publish(Message(topic="appliance/box/status", payload=b"on", retain=True), None)
+    assert (box.exchange.retained, box.exchange.counters.dropped) == (2, 0)
 
 
 def test_an_expired_retained_message_is_not_sent() -> None:
