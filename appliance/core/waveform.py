@@ -21,14 +21,15 @@ def prepare_window(window: npt.NDArray[np.float32], transform: str, rate_hz: flo
     """The network's input, a batch of one.
 
     window: (size, channels) float32, one row per sample.
-    transform: "none" answers the window itself, (1, size, channels). "envelope_spectrum" answers (1, bins, 4 * channels),
-    bins of rate_hz / size each, from the first above zero up to SPECTRUM_HZ_MAX, in four groups of the channels:
-    log10 of the amplitude in the sensor's unit, -4 and up; then, for the bands of an eighth of the rate that begin at
-    1/8, 2/8 and 3/8 of it, log10 of the depth with which the squared envelope is modulated, -3..0.5.
+    transform: "none" answers the window itself, (1, size, channels). "envelope_spectrum" answers
+    (1, bins, 4 * channels), bins of rate_hz / size each, from the first above zero up to SPECTRUM_HZ_MAX, in four
+    groups of the channels: log10 of the amplitude in the sensor's unit, -4 and up; then, for the bands of an eighth of
+    the rate that begin at 1/8, 2/8 and 3/8 of it, log10 of the depth with which the squared envelope is modulated,
+    -3..0.5.
     Raises ValueError for another shape or transform, a rate too low for the spectrum, and NaN or infinite samples.
     """
-    if window.ndim != 2 or window.shape[1] == 0 or window.shape[0] < 16 or window.shape[0] % 8:
-        raise ValueError(f"a window is (size, channels) with a size that 8 divides, 16 or more; this is {window.shape}")
+    if window.ndim != 2 or 0 in window.shape:
+        raise ValueError(f"a window is (size, channels), neither of them 0; this is {window.shape}")
     if not np.isfinite(window).all():
         raise ValueError("a window holds finite numbers; this one has NaN or infinite samples")
     if transform == "none":
@@ -47,7 +48,8 @@ def _envelope_spectrum(window: npt.NDArray[np.float32], rate_hz: float) -> npt.N
             f"a spectrum up to {SPECTRUM_HZ_MAX:g} Hz takes more than {8 * SPECTRUM_HZ_MAX:g} samples a "
             f"second and {rate_hz / SPECTRUM_HZ_MAX:.0f} or more a window; here are {rate_hz:g} and {size}"
         )
-    centred = window - window.mean(axis=0)
+    # In double precision by name, since NumPy 1 and 2 transform float32 differently.
+    centred = window.astype(np.float64) - window.mean(axis=0, dtype=np.float64)
     groups = [np.log10(_amplitude(centred)[1 : bins + 1] + AMPLITUDE_MIN)]
     spectrum = np.fft.rfft(centred, axis=0)
     for start in range(band, (BANDS + 1) * band, band):
@@ -59,7 +61,8 @@ def _envelope_spectrum(window: npt.NDArray[np.float32], rate_hz: float) -> npt.N
     return np.concatenate(groups, axis=1).astype(np.float32)
 
 
-def _amplitude(signal: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+def _amplitude(signal: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Amplitudes of a real signal's tones, Hann-weighted: a tone of amplitude 1 in the middle of a bin answers 1."""
     weights = np.hanning(len(signal) + 1)[:-1, None]
-    return np.abs(np.fft.rfft(signal * weights, axis=0)) * (4.0 / len(signal))
+    amplitude: npt.NDArray[np.float64] = np.abs(np.fft.rfft(signal * weights, axis=0)) * (4.0 / len(signal))
+    return amplitude

@@ -50,6 +50,8 @@ CONNECT_BYTES_MAX = 256 << 10
 CLIENT_ID_CHARS_MAX = 256
 SUBSCRIPTIONS_MAX = 1000
 """Of one session."""
+IN_FLIGHT_BYTES_MAX = 256 << 20
+"""Payload bytes that may be unacknowledged, of all clients together: what a full disk can hold back in memory."""
 WRITE_BYTES_HIGH = 1 << 20
 """Unread bytes of one client at which messages begin to wait in its session instead."""
 TURN_PACKETS = 500
@@ -64,13 +66,17 @@ _log = structlog.get_logger("listener")
 
 
 class Ack:
-    """The acknowledgement of one message on one connection; callable from any thread."""
+    """The acknowledgement of one message on one connection; callable from any thread.
 
-    __slots__ = ("_connection", "packet_id")
+    size: bytes of its payload, 0 once they are counted off.
+    """
 
-    def __init__(self, connection: Connection, packet_id: int) -> None:
+    __slots__ = ("_connection", "packet_id", "size")
+
+    def __init__(self, connection: Connection, packet_id: int, size: int) -> None:
         self._connection = connection
         self.packet_id = packet_id
+        self.size = size
 
     def __call__(self) -> None:
         self._connection.house.post_ack(self)
@@ -106,6 +112,18 @@ class House:
         self.connect_s_max = connect_s_max
         self.stalled_s_max = stalled_s_max
         self.connections: set[Connection] = set()
+        self.held: set[Connection] = set()
+        """Those whose socket is not read, since too much of what they sent is not acknowledged yet."""
+        self.in_flight_bytes = 0
+        """Payloads delivered and not yet acknowledged, of clients that have left as well."""
+
+    def settle(self, acks: list[Ack]) -> None:
+        """The appliance is done with these messages: count them off, and read on where there is room again."""
+        for ack in acks:
+            self.in_flight_bytes -= ack.size
+            ack.size = 0
+        for connection in tuple(self.held):
+            connection.open_window()
 
 
 class Connection(asyncio.Protocol):
@@ -171,6 +189,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.house.connections.discard(self)
+        self.house.held.discard(self)
         self._guarded(lambda: self._leave(self._will))
         self._closing = self._closing or self.house.now()
 
@@ -343,7 +362,8 @@ class Connection(asyncio.Protocol):
         if packet_id is None:
             acknowledge: Callable[[], None] = _nothing_to_acknowledge
         else:
-            acknowledge = self._unacked[packet_id] = Ack(self, packet_id)
+            acknowledge = self._unacked[packet_id] = Ack(self, packet_id, len(packet.payload))
+            house.in_flight_bytes += len(packet.payload)
         properties = packet.user_properties
         # RETAIN is for the subscribers: what comes from a publisher is new, never a repeat of something retained.
         house.deliver(
@@ -362,10 +382,21 @@ class Connection(asyncio.Protocol):
         )
         if packet.retain or house.exchange.wanted(topic):
             house.exchange.publish(wire.message_of(packet, house.now()), session.client_id)
-        if self._wire.version == 4 and len(self._unacked) >= house.config.receive_max:
+        # MQTT 3.1.1 knows no window, and the window of MQTT 5 counts messages, not bytes.
+        three = self._wire.version == 4
+        if (three and len(self._unacked) >= house.config.receive_max) or house.in_flight_bytes > IN_FLIGHT_BYTES_MAX:
             self._window_full = True
+            house.held.add(self)
             if not self._read_paused:
                 self._pause()
+
+    def open_window(self) -> None:
+        """Read on, if there is room again."""
+        room = self.house.in_flight_bytes <= IN_FLIGHT_BYTES_MAX // 2
+        if room and len(self._unacked) <= self.house.config.receive_max // 2:
+            self.house.held.discard(self)
+            self._window_full = False
+            self._go_on()
 
     def _protected(self, topic: str) -> bool:
         return topic[0] == "$" or self.house.reserved(topic)
@@ -480,9 +511,6 @@ class Connection(asyncio.Protocol):
             return
         self.house.exchange.counters.acknowledged += len(frames)
         self._guarded(lambda: self._write(b"".join(frames)))
-        if self._window_full and len(self._unacked) <= self.house.config.receive_max // 2:
-            self._window_full = False
-            self._go_on()
 
     def _write(self, frame: bytes) -> None:
         """Answers are not held back, but a client that reads none of them may not fill the memory."""

@@ -239,6 +239,7 @@ class Listener:
             of.setdefault(ack.connection, []).append(ack)
         for connection, its in of.items():
             connection.write_acks(its)
+        self._house.settle(acks)
 
     def _publish(self, messages: list[Message]) -> None:
         for message in messages:

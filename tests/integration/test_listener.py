@@ -506,6 +506,32 @@ def test_a_client_of_3_1_1_is_read_no_further_than_receive_maximum(make_box: Cal
     client.in_step()
 
 
+@BOTH
+def test_nobody_is_read_while_the_appliance_holds_too_many_bytes(
+    make_box: Callable[..., Box], monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    monkeypatch.setattr("appliance.mqtt.connection.IN_FLIGHT_BYTES_MAX", 1000)
+    box = make_box(hold=True)
+    first, second = box.raw(version, "first"), box.raw(version, "second")
+    first.publish("a", payload=b"x" * 1001, packet_id=1)
+    _, ack = box.next()
+    second.publish("b", payload=b"y" * 10, packet_id=1)
+    message, ack_second = box.next()
+    assert message.client == "second"
+    second.publish("b", payload=b"y" * 10, packet_id=2)
+    ack_second()
+    assert second.expect(PubAckPacket).packet_id == 1
+    assert box.inbound.empty()
+
+    ack()
+    ack()
+
+    assert first.expect(PubAckPacket).packet_id == 1
+    assert box.next()[0].packet_id == 2
+    first.publish("a", packet_id=2)
+    assert box.next()[0].client == "first"
+
+
 def test_a_client_of_3_1_1_that_leaves_while_not_read_disturbs_nothing(make_box: Callable[..., Box]) -> None:
     box = make_box(hold=True, receive_max=2)
     client = box.raw(4)
