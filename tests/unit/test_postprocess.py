@@ -1,0 +1,138 @@
+"""Output tensors made into classes, scores and regions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from appliance.core.manifest import ModelManifest, parse_manifest
+from appliance.core.postprocess import OTHER_LABEL, postprocess
+from tests.support.toml import to_toml
+
+SIZE = 4
+
+
+def make_manifest(**steps: Any) -> ModelManifest:
+    return parse_manifest(
+        to_toml(
+            {
+                "schema": 1,
+                "name": "m",
+                "version": "1",
+                "title": "",
+                "licence": "",
+                "provenance": "",
+                "labels": ["good", "scratch", "hole"],
+                "inputs": [{"name": "image", "dtype": "float32", "shape": [-1, 8, 8, 3]}],
+                "outputs": [
+                    {"name": "p", "dtype": "float32", "shape": [-1, 3]},
+                    {"name": "heat", "dtype": "float32", "shape": [-1, SIZE, SIZE]},
+                    {"name": "anomaly", "dtype": "float32", "shape": [-1, 1]},
+                ],
+                "preprocess": {"kind": "image", "mean": [0.0] * 3, "std": [1.0] * 3},
+                "postprocess": steps,
+                "variants": [
+                    {
+                        "name": "v",
+                        "format": "openvino",
+                        "precision": "f32",
+                        "files": [{"path": "m.xml", "sha256": "0" * 64}],
+                    }
+                ],
+            }
+        ).encode(),
+        "manifest.toml",
+    )
+
+
+LOCATING = make_manifest(classes="p", heatmap="heat", heatmap_min=0.5, normal_label="good", score_unit="p(defect)")
+
+
+def outputs(p: list[float], heat: npt.NDArray[np.float32] | None = None, anomaly: float = 0.0) -> dict[str, Any]:
+    return {
+        "p": np.array([p], np.float32),
+        "heat": np.zeros((1, SIZE, SIZE), np.float32) if heat is None else heat[None],
+        "anomaly": np.array([[anomaly]], np.float32),
+    }
+
+
+def heat_at(*cells: tuple[int, int, float]) -> npt.NDArray[np.float32]:
+    heat = np.zeros((SIZE, SIZE), np.float32)
+    for row, column, value in cells:
+        heat[row, column] = value
+    return heat
+
+
+def test_classes_come_best_first() -> None:
+    prediction = postprocess(outputs([0.2, 0.7, 0.1]), LOCATING, (8, 8))
+    assert [(each.label, pytest.approx(each.score)) for each in prediction.classes] == [
+        ("scratch", 0.7),
+        ("good", 0.2),
+        ("hole", 0.1),
+    ]
+
+
+def test_score_is_what_is_missing_to_normal() -> None:
+    prediction = postprocess(outputs([0.2, 0.7, 0.1]), LOCATING, (8, 8))
+    assert prediction.score == pytest.approx(0.8)
+    assert prediction.score_unit == "p(defect)"
+
+
+def test_score_is_the_output_that_the_manifest_names() -> None:
+    manifest = make_manifest(classes="p", score="anomaly", normal_label="good")
+    assert postprocess(outputs([0.2, 0.7, 0.1], anomaly=3.25), manifest, None).score == 3.25
+
+
+def test_without_a_normal_label_there_is_no_score() -> None:
+    assert postprocess(outputs([0.2, 0.7, 0.1]), make_manifest(classes="p"), None).score is None
+
+
+def test_regions_are_in_pixels_of_the_picture_as_sent() -> None:
+    heat = heat_at((0, 0, 0.9), (0, 1, 0.6), (3, 3, 0.75))
+    prediction = postprocess(outputs([0.1, 0.8, 0.1], heat), LOCATING, (100, 400))
+    assert prediction.regions is not None
+    first, second = prediction.regions
+    assert (first.label, first.score, first.box, first.area) == ("scratch", pytest.approx(0.9), (0, 0, 200, 25), 0.125)
+    assert (second.score, second.box, second.area) == (0.75, (300, 75, 400, 100), 0.0625)
+
+
+def test_cells_that_touch_at_a_corner_are_one_region() -> None:
+    prediction = postprocess(outputs([0.1, 0.8, 0.1], heat_at((0, 0, 0.9), (1, 1, 0.9))), LOCATING, (4, 4))
+    assert prediction.regions is not None
+    assert [region.box for region in prediction.regions] == [(0, 0, 2, 2)]
+
+
+def test_cells_below_the_least_heat_are_no_region() -> None:
+    prediction = postprocess(outputs([0.9, 0.1, 0.0], heat_at((0, 0, 0.49), (2, 2, 0.5))), LOCATING, (4, 4))
+    assert prediction.regions is not None
+    assert [region.score for region in prediction.regions] == [0.5]
+
+
+def test_region_in_a_normal_picture_takes_the_likeliest_defect() -> None:
+    prediction = postprocess(outputs([0.8, 0.05, 0.15], heat_at((0, 0, 0.9))), LOCATING, (4, 4))
+    assert prediction.regions is not None
+    assert prediction.regions[0].label == "hole"
+
+
+def test_region_of_a_model_without_classes_is_a_finding() -> None:
+    manifest = make_manifest(heatmap="heat")
+    prediction = postprocess(outputs([0.0, 0.0, 0.0], heat_at((0, 0, 0.9))), manifest, (4, 4))
+    assert prediction.regions is not None
+    assert prediction.regions[0].label == OTHER_LABEL
+    assert prediction.classes == ()
+
+
+def test_heat_map_is_one_byte_a_cell() -> None:
+    prediction = postprocess(outputs([1.0, 0.0, 0.0], heat_at((0, 1, 1.0), (3, 3, 0.5), (1, 0, 2.0))), LOCATING, (4, 4))
+    assert prediction.heatmap is not None
+    cells = np.frombuffer(prediction.heatmap.cells, np.uint8).reshape(SIZE, SIZE)
+    assert (cells[0, 1], cells[3, 3], cells[1, 0], cells[0, 0]) == (255, 128, 255, 0)
+
+
+def test_model_that_does_not_locate_has_neither_regions_nor_heat() -> None:
+    prediction = postprocess(outputs([1.0, 0.0, 0.0]), make_manifest(classes="p"), (4, 4))
+    assert prediction.regions is None
+    assert prediction.heatmap is None
