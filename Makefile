@@ -11,7 +11,7 @@ run: $(VENV)/run
 	@$(BIN)/appliance demo
 
 test: $(VENV)/test $(VENV)/tflite-runtime/done
-	@tests/needs.sh mosquitto chromium
+	@tests/needs.sh mosquitto chromium curl systemd-analyze
 	@$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest
 

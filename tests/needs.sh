@@ -6,35 +6,43 @@ set -euo pipefail
 has() {
   case $1 in
     python3-venv) "${PYTHON:-python3}" -c 'import ensurepip' 2>/dev/null ;;
-    mosquitto) command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] && command -v mosquitto_pub >/dev/null ;;
+    mosquitto) { command -v mosquitto || [ -x /usr/sbin/mosquitto ]; } >/dev/null && command -v mosquitto_pub >/dev/null ;;
     *) command -v "$1" >/dev/null ;;
   esac
 }
 
-missing=()
+packages=()
 for need in "$@"; do
   has "$need" && continue
-  missing+=("$need")
-  [ "$need" = mosquitto ] && missing+=(mosquitto-clients)
+  case $need in
+    mosquitto) packages+=(mosquitto mosquitto-clients) ;;
+    systemd-analyze) packages+=(systemd) ;;
+    *) packages+=("$need") ;;
+  esac
 done
-[ ${#missing[@]} -eq 0 ] && exit 0
+[ ${#packages[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" = 0 ]; then
   as_root=()
 elif sudo -n true 2>/dev/null; then
   as_root=(sudo -n)
 else
-  echo "Missing: ${missing[*]}. Type: sudo apt-get install -y --no-install-recommends ${missing[*]}" >&2
+  echo "Missing: ${packages[*]}. Type: sudo apt-get install -y --no-install-recommends ${packages[*]}" >&2
   exit 1
 fi
-echo "Installing through apt: ${missing[*]}"
-"${as_root[@]}" apt-get update -qq
-# Debian starts a broker when mosquitto is installed; port 1883 is for the appliance, so it must not.
-if [[ " ${missing[*]} " == *" mosquitto "* ]] && [ -d /run/systemd/system ]; then
-  "${as_root[@]}" systemctl mask --quiet --runtime mosquitto.service || true
+echo "Installing through apt: ${packages[*]}"
+
+# Debian starts a broker on port 1883 when mosquitto is installed. That port is for the appliance: forbid starting
+# services for as long as the installation lasts, and at boot.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee $policy >/dev/null
+  "${as_root[@]}" chmod +x $policy
+  trap '"${as_root[@]}" rm -f $policy' EXIT
 fi
-DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-if [[ " ${missing[*]} " == *" mosquitto "* ]] && [ -d /run/systemd/system ]; then
-  "${as_root[@]}" systemctl unmask --quiet --runtime mosquitto.service || true
-  "${as_root[@]}" systemctl disable --quiet --now mosquitto.service || true
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+  apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+if [[ " ${packages[*]} " == *" mosquitto "* ]] && [ -d /run/systemd/system ]; then
+  "${as_root[@]}" systemctl disable --quiet mosquitto.service
 fi
