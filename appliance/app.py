@@ -17,7 +17,7 @@ import uvloop
 
 from appliance.config import Config, shipped_models_dir
 from appliance.core.protocol import Result, Trace
-from appliance.errors import ConfigError, PortInUse
+from appliance.errors import ApplianceError, ConfigError, PortInUse
 from appliance.history import History
 from appliance.http.door import create_app
 from appliance.http.security import check_address
@@ -45,7 +45,6 @@ class Box:
         check_address(config.listener.host, "listener.host")
         self.config = config
         data_dir = Path(config.data_dir).absolute()
-        self._store = Store(data_dir, config.store)
         lanes = config.lanes.lanes or os.cpu_count() or 1
         self._slots = Slots(
             _model_roots(config, data_dir),
@@ -55,6 +54,7 @@ class Box:
             pixels_max=config.pixels_max,
             fatal=_leave,
         )
+        self._store = Store(data_dir, config.store)
         self._lanes = Lanes("CPU", lanes, config.lanes.waiting_max, config.lanes.timeout_s, self._slots.hung)
         self._live = Live(config.http.sse_clients_max)
         self._pipeline = Pipeline(
@@ -63,11 +63,16 @@ class Box:
             self._lanes,
             self._store,
             config.recipes,
+            config.models,
             outgoing=lambda result, body: self._mqtt.outgoing(result, body),
             announce=self._announce,
         )
-        self._mqtt = MqttDoor(config, self._slots, self._pipeline, self._store, on_fault=self._listener_failed)
         self._listener_fault: str | None = None
+        try:
+            self._mqtt = MqttDoor(config, self._slots, self._pipeline, self._store, on_fault=self._listener_failed)
+        except ConfigError:
+            self._store.stop()
+            raise
         history = History(self._store.path, self._store.frames)
         self._status = Status(
             config.device, self._slots, self._lanes, self._store, history, config.ready_requires, self._mqtt_report
@@ -80,11 +85,11 @@ class Box:
         )
 
     def start(self) -> None:
-        """Start every thread; the doors open last. Raises PortInUse."""
+        """Start every thread. Raises PortInUse, before a model is compiled; `stop` is due even then."""
         self._store.start()
         self._lanes.start()
-        self._slots.start()
         self._mqtt.start()
+        self._slots.start()
         self._loop_beat = time.monotonic()
         self._watchdog.start()
 
@@ -167,7 +172,11 @@ def serve(config: Config, loaders: Loaders | None = None, on_started: Callable[[
     on_started: told the address of the page.
     """
     listening = _bind(config.http.host, config.http.port)
-    box = Box(config, loaders)
+    try:
+        box = Box(config, loaders)
+    except ApplianceError:
+        listening.close()
+        raise
     host, port = listening.getsockname()[:2]
     address = f"http://{host}:{port}"
 
@@ -192,12 +201,13 @@ def serve(config: Config, loaders: Loaders | None = None, on_started: Callable[[
         started,
         box.close_streams,
     )
-    box.start()
     try:
+        box.start()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(server, box, listening))
     finally:
         notify("STOPPING=1")
+        listening.close()
         ended = box.stop()
         log.info("stopped")
         if not ended:

@@ -18,6 +18,7 @@ from appliance.errors import DecodeError, EmptyBody, ImageTooLarge, MediaTypeErr
 JPEG = "image/jpeg"
 PNG = "image/png"
 WINDOW = "application/vnd.appliance.window"
+"""A parameter `channels` may follow; without it the bytes have the channels of their model."""
 
 Image = npt.NDArray[np.uint8]
 """(height, width, 3) uint8, RGB."""
@@ -27,6 +28,10 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 # SOF0..SOF15 hold the size; C4, C8 and CC are tables (ITU-T T.81, table B.1).
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN = 0xDA
+# TEM and RST0..RST7 stand alone, without a length; a parser that overlooks it can be shown a false size.
+_JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+_JPEG_MARKERS_MAX = 4096
+_JPEG_SIDE_MAX = 65_500
 
 
 def sniff(body: bytes) -> str:
@@ -60,28 +65,39 @@ def decode_image(body: bytes, pixels_max: int) -> Image:
 
 def encode_jpeg(image: Image, quality: int = 90) -> bytes:
     """Encode an RGB picture."""
+    height, width = image.shape[:2]
+    if max(height, width) > _JPEG_SIDE_MAX:
+        raise ImageTooLarge(
+            f"the picture is {width}x{height}, a JPEG has at most {_JPEG_SIDE_MAX} pixels a side; ask for JSON instead"
+        )
     done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise DecodeError("the picture cannot be encoded as JPEG")
     return data.tobytes()
 
 
-def encode_window(rows: list[list[float]] | npt.NDArray[np.float32]) -> bytes:
-    """(size, channels) -> bytes; raises ShapeError when the rows differ in length."""
+def encode_window(rows: list[list[float]]) -> tuple[bytes, str]:
+    """(size, channels) -> bytes and their media type; raises ShapeError when the rows differ in length."""
     try:
-        window = np.asarray(rows, dtype="<f4")
+        # Too large for float32 becomes infinity here, and is refused when the window is decoded.
+        with np.errstate(over="ignore"):
+            window = np.asarray(rows, dtype="<f4")
     except ValueError as error:
         raise ShapeError("the rows differ in length; send every row with one number per channel") from error
     if window.ndim != 2:
-        raise ShapeError(f"expected rows of numbers, got an array of {window.ndim} dimension(s)")
-    return window.tobytes()
+        raise ShapeError("there are no rows; send one row per sample, with one number per channel")
+    return window.tobytes(), f"{WINDOW};channels={window.shape[1]}"
 
 
-def decode_window(body: bytes, size: int, channels: int) -> npt.NDArray[np.float32]:
+def decode_window(body: bytes, media_type: str, size: int, channels: int) -> npt.NDArray[np.float32]:
     """bytes -> (size, channels) float32; raises ShapeError, ValueRangeError."""
     values = np.frombuffer(body, dtype="<f4")
-    if values.size != size * channels:
-        raise ShapeError(f"the window has {values.size} values, the model expects {size} rows of {channels}")
+    got = int(media_type.partition("channels=")[2] or channels)
+    if got != channels or values.size != size * channels:
+        raise ShapeError(
+            f"the window has {values.size // max(got, 1)} rows of {got} numbers, the model expects {size} rows of "
+            f"{channels}; send one row per sample, with one number per channel"
+        )
     if not np.isfinite(values).all():
         raise ValueRangeError("the window contains NaN or infinity; send finite numbers only")
     return values.reshape(size, channels).astype(np.float32, copy=False)
@@ -111,10 +127,15 @@ def _jpeg_size(body: bytes) -> tuple[int, int]:
     """Width and height from the frame header (ITU-T T.81, B.2.2); the picture must reach its end marker."""
     size = None
     at = 2
-    while at + 4 <= len(body) and body[at] == 0xFF:
+    for _ in range(_JPEG_MARKERS_MAX):
+        if at + 4 > len(body) or body[at] != 0xFF:
+            break
         marker = body[at + 1]
         if marker == 0xFF:
             at += 1
+            continue
+        if marker in _JPEG_ALONE:
+            at += 2
             continue
         length = int.from_bytes(body[at + 2 : at + 4], "big")
         if marker in _JPEG_SIZES and at + 9 <= len(body):

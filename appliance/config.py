@@ -149,8 +149,9 @@ class Config(_Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         names = [route.name for route in self.routes]
-        if len(set(names)) != len(names):
-            raise ValueError("two routes share a name")
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two entries of `routes` have the name {name!r}; each needs its own")
 
 
 def load(

@@ -49,7 +49,7 @@ def run(http_port: int = 8080, mqtt_port: int = 1883) -> None:
 def _begin(config: Config, devices: list[subprocess.Popen[bytes]]) -> Callable[[str], None]:
     def started(address: str) -> None:
         port = config.listener.port
-        devices.append(_simulate("camera", "camera-1", port, _CAMERA))
+        devices.append(_simulate("camera", "camera-1", port, _CAMERA, "--seed", "2"))
         devices.append(_simulate("plc", "motor-1", port, _PLC))
         example = shipped_models_dir() / "surface" / "1" / "golden"
         picture = next(iter(sorted(example.glob("scratch*"))), example)
@@ -69,10 +69,10 @@ def _begin(config: Config, devices: list[subprocess.Popen[bytes]]) -> Callable[[
     return started
 
 
-def _simulate(device: str, name: str, port: int, topic: str) -> subprocess.Popen[bytes]:
+def _simulate(device: str, name: str, port: int, topic: str, *more: str) -> subprocess.Popen[bytes]:
     """A process of its own, as a real device is; it ends with this one, however this one ends."""
     command = [sys.executable, "-m", "provisioning", "simulate", device]
-    options = ["--port", str(port), "--topic", topic, "--name", name, "--with-parent"]
+    options = ["--port", str(port), "--topic", topic, "--name", name, "--with-parent", *more]
     return subprocess.Popen([*command, *options], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 

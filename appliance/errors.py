@@ -27,6 +27,7 @@
     │   └── PoisonInput        input_poisonous           was in flight at two unclean stops
     ├── Overloaded             overloaded                lanes or intake are full; try again later
     ├── InferenceTimeout       inference_timeout
+    │   └── LaneTimeout        inference_timeout         waited too long for a lane, and never ran
     ├── InferenceError         inference_failed          the runtime refused this input
     ├── StoreError
     │   ├── StoreFull          store_full                the disk or its quota is full
@@ -151,6 +152,10 @@ class Overloaded(ApplianceError):
 
 class InferenceTimeout(ApplianceError):
     code = "inference_timeout"
+
+
+class LaneTimeout(InferenceTimeout):
+    """The input was never tried, so whoever has no hurry may offer it again."""
 
 
 class InferenceError(ApplianceError):

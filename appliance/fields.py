@@ -41,7 +41,7 @@ def _text(name: str, value: object) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        value = f"{value:g}" if isinstance(value, float) else str(value)
+        value = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
     if not isinstance(value, str) or len(value) > TEXT_MAX or not value.isprintable():
         raise FieldError(f"{name} {str(value)[:40]!r}: expected at most {TEXT_MAX} printable characters")
     return value

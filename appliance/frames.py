@@ -28,21 +28,15 @@ class Frames:
         self._folder = folder
         self._segment_bytes = segment_bytes
         folder.mkdir(exist_ok=True)
-        numbers = [int(path.stem) for path in folder.glob("*.seg")]
+        numbers = [int(path.stem) for path in folder.glob("*.seg") if path.stem.isdecimal()]
         self._kept = set(numbers)
-        self._number = max(numbers, default=1)
-        self._file = -1
-        self._end = 0
-        self._synced = 0
-        self._open()
+        self._number, self._file, self._end = self._open(max(numbers, default=1))
+        self._synced = self._settled = self._end
 
     def append(self, content: bytes) -> Location:
         """Write behind what is there; durable after `sync`. Raises OSError, e.g. on a full disk."""
         if self._end and self._end + len(content) > self._segment_bytes:
-            self.sync()
-            os.close(self._file)
-            self._number += 1
-            self._open()
+            self._begin_segment()
         offset = self._end
         view = memoryview(content)
         while view:
@@ -57,10 +51,14 @@ class Frames:
             os.fdatasync(self._file)
             self._synced = self._end
 
-    def forget_unsynced(self) -> None:
+    def settle(self) -> None:
+        """Rows that point to what was appended are committed: it stays."""
+        self._settled = self._end
+
+    def forget_unsettled(self) -> None:
         """Give back the space of a group that failed; its frames are written again with the retry."""
-        os.ftruncate(self._file, self._synced)
-        self._end = self._synced
+        os.ftruncate(self._file, self._settled)
+        self._end = self._synced = self._settled
 
     def has(self, segment: int) -> bool:
         """Whether retention has kept the segment."""
@@ -80,8 +78,12 @@ class Frames:
         dropped = 0
         for number in sorted(self._kept - {self._number}):
             path = self._path(number)
-            if path.stat().st_mtime < before:
-                path.unlink()
+            try:
+                old = path.stat().st_mtime < before
+            except FileNotFoundError:
+                old = True
+            if old:
+                path.unlink(missing_ok=True)
                 self._kept.discard(number)
                 dropped += 1
         return dropped
@@ -93,11 +95,26 @@ class Frames:
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}.seg"
 
-    def _open(self) -> None:
-        path = self._path(self._number)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        self._end = self._synced = os.fstat(self._file).st_size
-        self._kept.add(self._number)
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        os.fsync(folder)
-        os.close(folder)
+    def _begin_segment(self) -> None:
+        """The old segment stays open until the new one is there: a full disk may refuse it."""
+        self.sync()
+        old = self._file
+        self._number, self._file, self._end = self._open(self._number + 1)
+        self._synced = self._settled = self._end
+        os.close(old)
+
+    def _open(self, number: int) -> tuple[int, int, int]:
+        """Returns the segment's number, its file and its length."""
+        file = os.open(self._path(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            end = os.fstat(file).st_size
+        except OSError:
+            os.close(file)
+            raise
+        self._kept.add(number)
+        return number, file, end

@@ -15,6 +15,9 @@ from appliance.errors import ResultNotFound, SourceNotFound
 from appliance.frames import Frames, Location
 from appliance.schema import open_reader
 
+ID_MAX = (1 << 63) - 1
+"""The largest number that SQLite can hold."""
+
 _FILTERS = ("model", "source", "verdict", "part", "lot", "recipe")
 
 
@@ -29,7 +32,7 @@ class ResultFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     recipe: str | None = None
     since: float | None = None
     until: float | None = None
-    before_id: int | None = None
+    before_id: Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=500)] = 50
 
 
@@ -132,6 +135,8 @@ class History:
         return result
 
     def _query(self, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        if any(isinstance(value, int) and abs(value) > ID_MAX for value in values):
+            return []
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = open_reader(self._path)

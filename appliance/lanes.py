@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from appliance.errors import InferenceTimeout, Overloaded
+from appliance.errors import InferenceTimeout, LaneTimeout, ModelNotReady, Overloaded
 
 log = structlog.get_logger("lanes")
 
@@ -34,29 +34,40 @@ class LanesStatus(msgspec.Struct, frozen=True):
     timed_out: int
 
 
-class _Job:
-    __slots__ = ("_open", "deadline", "future", "owner", "queued_at", "run")
+class Job:
+    """A piece of work in the queue or on a lane. queued_at: monotonic. Its lane and the time limit compete."""
 
-    def __init__(self, owner: Hashable, run: Callable[[float], Any], queued_at: float, deadline: float) -> None:
+    __slots__ = ("_claimed", "_open", "deadline", "future", "owner", "queued_at", "run")
+
+    def __init__(self, owner: Hashable, run: Callable[[Job], Any], queued_at: float, deadline: float) -> None:
         self.owner = owner
         self.run = run
         self.queued_at = queued_at
         self.deadline = deadline
         self.future: Future[Any] = Future()
+        # A caller that goes away must not cancel it under the lane's hands.
+        self.future.set_running_or_notify_cancel()
         self._open = threading.Lock()
+        self._claimed = False
 
-    def close(self) -> bool:
-        """Whether the caller may settle the future: the first one may, a lane and the time limit compete."""
+    def claim(self) -> bool:
+        """Whether the lane may still answer; if so, the time limit no longer can. In the lane's thread only."""
+        self._claimed = self._claimed or self.give_up()
+        return self._claimed
+
+    def give_up(self) -> bool:
+        """Whether nobody has answered; if so, the one who asked must, with an error."""
         return self._open.acquire(blocking=False)
 
 
 class _Lane:
-    __slots__ = ("abandoned", "job", "started")
+    __slots__ = ("abandoned", "job", "started", "thread")
 
-    def __init__(self) -> None:
-        self.job: _Job | None = None
+    def __init__(self, run: Callable[[_Lane], None], name: str) -> None:
+        self.job: Job | None = None
         self.started = 0.0
         self.abandoned = False
+        self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
 
 
 class Lanes:
@@ -70,13 +81,13 @@ class Lanes:
         self._waiting_max = waiting_max
         self._timeout_s = timeout_s
         self._on_hang = on_hang
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._refused = 0
         self._timed_out = 0
         self._lanes: list[_Lane] = []
-        self._threads: list[threading.Thread] = []
+        self._given_up: list[_Lane] = []
 
     def start(self) -> None:
         for _ in range(self.count):
@@ -89,17 +100,20 @@ class Lanes:
             waiting, self._waiting = list(self._waiting), deque()
             self._changed.notify_all()
         for job in waiting:
-            if job.close():
+            if job.give_up():
                 job.future.set_exception(Overloaded("the appliance is stopping; try again in a moment"))
         ends_at = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, ends_at - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        for lane in self._lanes:
+            lane.thread.join(max(0.0, ends_at - time.monotonic()))
+        return not any(lane.thread.is_alive() for lane in (*self._lanes, *self._given_up))
 
-    def submit(self, owner: Hashable, run: Callable[[float], Any]) -> Future[Any]:
-        """Queue `run`, which is given the time it was queued (monotonic); raises Overloaded when too many wait."""
+    def submit(self, owner: Hashable, run: Callable[[Job], Any]) -> Future[Any]:
+        """Queue `run`, which is given its job; raises Overloaded when too many wait.
+
+        Before it does what cannot be undone, `run` claims its job: without a claim its caller was told of a timeout.
+        """
         queued_at = time.monotonic()
-        job = _Job(owner, run, queued_at, queued_at + self._timeout_s)
+        job = Job(owner, run, queued_at, queued_at + self._timeout_s)
         with self._changed:
             if self._stopping:
                 raise Overloaded("the appliance is stopping; try again in a moment")
@@ -113,10 +127,11 @@ class Lanes:
     def check(self, now: float) -> None:
         """Enforce the time limit; called a few times a second with the monotonic time."""
         hung: list[Hashable] = []
-        expired: list[_Job] = []
+        late: list[Job] = []
+        expired: list[Job] = []
         with self._changed:
             while self._waiting and self._waiting[0].deadline <= now:
-                expired.append(self._waiting.popleft())
+                late.append(self._waiting.popleft())
             for lane in list(self._lanes):
                 job = lane.job
                 if job is None:
@@ -126,9 +141,20 @@ class Lanes:
                 if lane.started + self._timeout_s <= now:
                     lane.abandoned = True
                     self._lanes.remove(lane)
+                    self._given_up.append(lane)
                     hung.append(job.owner)
+            # What waits for a model that hangs would only hang as well.
+            stranded = [job for job in self._waiting if job.owner in hung]
+            self._waiting = deque(job for job in self._waiting if job.owner not in hung)
+        for job in late:
+            if job.give_up():
+                self._timed_out += 1
+                job.future.set_exception(self._never_ran())
+        for job in stranded:
+            if job.give_up():
+                job.future.set_exception(ModelNotReady("the model hung and is loaded afresh; try again in a moment"))
         for job in expired:
-            if job.close():
+            if job.give_up():
                 self._timed_out += 1
                 job.future.set_exception(InferenceTimeout(f"no answer within {self._timeout_s:g} s; try again"))
         for owner in hung:
@@ -143,12 +169,13 @@ class Lanes:
                 self.device, self.count, busy, len(self._waiting), self._waiting_max, self._refused, self._timed_out
             )
 
+    def _never_ran(self) -> LaneTimeout:
+        return LaneTimeout(f"waited {self._timeout_s:g} s for a lane; try again")
+
     def _open_lane(self) -> None:
-        lane = _Lane()
+        lane = _Lane(self._run, f"lane-{self.device}")
         self._lanes.append(lane)
-        thread = threading.Thread(target=self._run, args=(lane,), name=f"lane-{self.device}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        lane.thread.start()
 
     def _run(self, lane: _Lane) -> None:
         while True:
@@ -161,15 +188,15 @@ class Lanes:
                 job = lane.job = self._waiting.popleft()
                 lane.started = time.monotonic()
             if job.deadline <= lane.started:
-                if job.close():
+                if job.claim():
                     self._timed_out += 1
-                    job.future.set_exception(InferenceTimeout(f"waited {self._timeout_s:g} s for a lane; try again"))
+                    job.future.set_exception(self._never_ran())
                 continue
             try:
-                outcome, error = job.run(job.queued_at), None
+                outcome, error = job.run(job), None
             except Exception as raised:
                 outcome, error = None, raised
-            if job.close():
+            if job.claim():
                 if error is not None:
                     job.future.set_exception(error)
                 else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 
 import msgspec
 
@@ -15,6 +16,8 @@ from appliance.core.protocol import Result, Trace
 from appliance.errors import Overloaded
 
 _QUEUE_MAX = 64
+_SOURCES_MAX = 2000
+"""Sources whose last result is kept in memory; of the others it is read from disk."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -27,6 +30,8 @@ class Event(msgspec.Struct, frozen=True):
 
 class Follower:
     """A bounded queue on the loop. `None` in it ends the stream."""
+
+    __slots__ = ("__weakref__", "_queue", "skipped")
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue(_QUEUE_MAX)
@@ -49,7 +54,8 @@ class Live:
 
     def __init__(self, followers_max: int) -> None:
         self._followers_max = followers_max
-        self._followers: set[Follower] = set()
+        # Weak, since a stream that ends before its first event never comes to `leave`.
+        self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
         self._latest: dict[str, Event] = {}
         self._fresh: list[Event] = []
         self._lock = threading.Lock()
@@ -59,8 +65,15 @@ class Live:
     def latest(self, source: str) -> Event | None:
         return self._latest.get(source)
 
+    def all_latest(self) -> list[Event]:
+        """The last event of each source, the oldest first."""
+        return list(self._latest.values())
+
     def publish(self, event: Event) -> None:
+        self._latest.pop(event.result.source, None)
         self._latest[event.result.source] = event
+        if len(self._latest) > _SOURCES_MAX:
+            del self._latest[next(iter(self._latest))]
         loop = self._loop
         if loop is None or not self._followers or self._closed:
             return
@@ -87,6 +100,8 @@ class Live:
 
     def close(self) -> None:
         """End every stream, so that a stopping server need not wait for them."""
+        if self._closed:
+            return
         self._closed = True
         for follower in self._followers:
             follower.put(None)

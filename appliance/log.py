@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
+from io import StringIO
 
 import structlog
 
@@ -21,6 +23,19 @@ def set_up(level: str) -> None:
             structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
+        logger_factory=structlog.WriteLoggerFactory(file=_Output()),
         cache_logger_on_first_use=True,
     )
+
+
+class _Output(StringIO):
+    """Standard output that may be full or gone: the box goes on without its log."""
+
+    def write(self, text: str, /) -> int:
+        with suppress(OSError, ValueError):
+            return sys.stdout.write(text)
+        return 0
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()

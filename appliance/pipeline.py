@@ -14,11 +14,14 @@ import msgspec
 import structlog
 
 from appliance.codecs import encode_jpeg
+from appliance.config import ModelConfig
 from appliance.core.draw import draw
+from appliance.core.manifest import ImagePreprocess, ModelManifest
 from appliance.core.protocol import RESULT_SCHEMA, InferenceRequest, Recorded, Result, Trace
 from appliance.core.verdict import VerdictRule, judge
-from appliance.errors import ApplianceError, Overloaded, StoreError
-from appliance.lanes import Lanes
+from appliance.errors import ApplianceError, InferenceTimeout, ModelNotReady, Overloaded, StoreError
+from appliance.lanes import Job, Lanes
+from appliance.repository import ModelVersion
 from appliance.served import Inferred, ServedModel
 from appliance.slots import Slots
 from appliance.store import Cursor, DeadLetter, NewResult, Receipt, Store, Write, Written
@@ -64,6 +67,7 @@ class Pipeline:
         lanes: Lanes,
         store: Store,
         recipes: Mapping[str, Mapping[str, VerdictRule]],
+        models: Mapping[str, ModelConfig],
         *,
         outgoing: Outgoing,
         announce: Announce,
@@ -73,6 +77,7 @@ class Pipeline:
         self._lanes = lanes
         self._store = store
         self._recipes = recipes
+        self._always_durable = {name for name, model in models.items() if model.durable}
         self._outgoing = outgoing
         self._announce = announce
 
@@ -84,16 +89,23 @@ class Pipeline:
         """
         recording = recording or Recording()
         served = self._slots.choose(request.model, request.version)
-        if not request.durable:
-            return self._lanes.submit(
-                served, lambda queued_at: self._infer(served, request, recording, queued_at, None)
-            )
+        if not (request.durable or (request.door == "http" and request.model in self._always_durable)):
+            return self._lanes.submit(served, lambda job: self._infer(served, request, recording, job, None))
         committed: Future[Answer] = Future()
-        inferred = self._lanes.submit(
-            served, lambda queued_at: self._infer(served, request, recording, queued_at, committed)
-        )
+        committed.set_running_or_notify_cancel()
+        inferred = self._lanes.submit(served, lambda job: self._infer(served, request, recording, job, committed))
         inferred.add_done_callback(lambda future: _pass_error(future, committed))
         return committed
+
+    def is_loading(self, model: str) -> bool:
+        """Whether the model is not there yet, but may be in a moment."""
+        try:
+            self._slots.choose(model)
+        except ModelNotReady:
+            return True
+        except ApplianceError:
+            return False
+        return False
 
     def reject(
         self, request: InferenceRequest, error: ApplianceError, letter: DeadLetter, recording: Recording
@@ -103,7 +115,7 @@ class Pipeline:
         Both are committed together, so that whoever waits for this part is answered.
         """
         try:
-            served = self._slots.choose(request.model, request.version)
+            version = self._slots.on_disk(request.model)
         except ApplianceError:
             self._store.submit(
                 Write(
@@ -116,24 +128,25 @@ class Pipeline:
                 )
             )
             return
-        result = self._result(served, request, recording, None, error)
-        self._record(result, served, None, None, recording, letter)
+        # The model may still be loading: what it is called is known all the same, which variant will serve is not.
+        result = self._result(version, "", request, recording, None, error)
+        self._record(result, version.manifest, None, None, recording, letter)
 
     def _infer(
         self,
         served: ServedModel,
         request: InferenceRequest,
         recording: Recording,
-        queued_at: float,
+        job: Job,
         committed: Future[Answer] | None,
     ) -> Answer:
         served.requests += 1
         try:
-            inferred = served.predict(request.body, request.media_type, queued_at)
+            inferred = served.predict(request.body, request.media_type, job.queued_at)
         except ApplianceError:
             served.errors += 1
             raise
-        result = self._result(served, request, recording, inferred, None)
+        result = self._result(served, served.variant.name, request, recording, inferred, None)
         drawn = None
         if request.draw and inferred.image is not None:
             drawn = encode_jpeg(draw(inferred.image, inferred.prediction, result.verdict))
@@ -141,8 +154,11 @@ class Pipeline:
         answer = Answer(result, "queued", drawn)
         if committed is not None:
             recording = _then(recording, lambda outcome: _settle(committed, answer, outcome))
+        if not job.claim():
+            # The time limit has answered for this input: a second answer would contradict the first.
+            raise InferenceTimeout(f"model {served.manifest.name} answered too late")
         try:
-            self._record(result, served, frame, inferred.trace, recording)
+            self._record(result, served.manifest, frame, inferred.trace, recording)
         except (StoreError, Overloaded) as error:
             if committed is not None:
                 raise
@@ -163,14 +179,15 @@ class Pipeline:
 
     def _result(
         self,
-        served: ServedModel,
+        origin: ServedModel | ModelVersion,
+        variant: str,
         request: InferenceRequest,
         recording: Recording,
         inferred: Inferred | None,
         error: ApplianceError | None,
     ) -> Result:
         part = request.part
-        rule = served.manifest.verdict.override(request.override)
+        rule = origin.manifest.verdict.override(request.override)
         rule = rule.override(self._recipes.get(part.recipe or "", {}).get(request.model))
         return Result(
             schema=RESULT_SCHEMA,
@@ -184,12 +201,14 @@ class Pipeline:
             lot=part.lot,
             recipe=part.recipe,
             verdict="error" if inferred is None else judge(inferred.prediction, rule),
-            model=served.manifest.name,
-            version=served.manifest.version,
-            variant=served.variant.name,
-            digest=served.digest,
-            signed=served.signed,
+            model=origin.manifest.name,
+            version=origin.manifest.version,
+            variant=variant,
+            digest=origin.digest,
+            signed=origin.signed,
             prediction=None if inferred is None else inferred.prediction,
+            score_review_min=rule.score_review_min,
+            score_ng_min=rule.score_ng_min,
             error=None if error is None else {"code": error.code, "message": str(error)},
             timing=None if inferred is None else inferred.timing,
             has_image=inferred is not None and inferred.image is not None,
@@ -199,7 +218,7 @@ class Pipeline:
     def _record(
         self,
         result: Result,
-        served: ServedModel,
+        manifest: ModelManifest,
         frame: bytes | None,
         trace: Trace | None,
         recording: Recording,
@@ -217,7 +236,7 @@ class Pipeline:
             Write(
                 result=NewResult(
                     result=result,
-                    kind="image" if served.kind == "image" else "window",
+                    kind="image" if isinstance(manifest.preprocess, ImagePreprocess) else "window",
                     body=body,
                     frame=frame,
                     key=recording.key,

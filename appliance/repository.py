@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from appliance.core.manifest import GoldenCase, ModelManifest, Variant, digest, parse_manifest
-from appliance.errors import HashMismatch, ManifestError, ModelError, ModelNotFound
+from appliance.errors import ConfigError, HashMismatch, ManifestError, ModelError
 
 MANIFEST = "manifest.toml"
 NOT_MODELS = frozenset({"train"})
@@ -40,14 +40,12 @@ class Broken(msgspec.Struct, frozen=True):
 def scan(roots: Iterable[Path]) -> tuple[list[ModelVersion], list[Broken]]:
     """Read every manifest under `roots`; a later root replaces the same name and version of an earlier one.
 
-    Hidden folders and `train` are not models. Raises ModelNotFound when a root is no folder.
+    Hidden folders and `train` are not models. Raises ConfigError when a root is no folder.
     """
     found: dict[tuple[str, str], ModelVersion | Broken] = {}
     for root in roots:
         if not root.is_dir():
-            raise ModelNotFound(
-                f"{root} is not a folder; give --models a folder that holds <name>/<version>/{MANIFEST}"
-            )
+            raise ConfigError(f"{root} is not a folder; give --models a folder that holds <name>/<version>/{MANIFEST}")
         for folder in sorted(root.glob("*/*/")):
             name, version = folder.parent.name, folder.name
             if name in NOT_MODELS or name.startswith(".") or version.startswith((".", "__")):

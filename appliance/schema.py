@@ -25,6 +25,7 @@ def initial(db: Database) -> None:
             verdict TEXT NOT NULL, part TEXT, lot TEXT, recipe TEXT, body BLOB NOT NULL,
             key TEXT, last_reading INTEGER, window_end INTEGER,
             segment INTEGER, offset INTEGER, length INTEGER)""",
+        "CREATE INDEX results_at ON results (at)",
         "CREATE INDEX results_source ON results (source, id)",
         "CREATE INDEX results_verdict ON results (verdict, id)",
         "CREATE INDEX results_part ON results (part) WHERE part IS NOT NULL",
@@ -35,6 +36,7 @@ def initial(db: Database) -> None:
         """CREATE TABLE readings (
             id INTEGER PRIMARY KEY, at REAL NOT NULL, route TEXT NOT NULL, source TEXT NOT NULL, key TEXT,
             part TEXT, lot TEXT, recipe TEXT, flags TEXT, channels INTEGER NOT NULL, samples BLOB NOT NULL)""",
+        "CREATE INDEX readings_at ON readings (at)",
         "CREATE INDEX readings_source ON readings (route, source, id)",
         "CREATE UNIQUE INDEX readings_key ON readings (route, source, key) WHERE key IS NOT NULL",
         """CREATE TABLE cursors (
@@ -72,7 +74,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_size_limit = 16777216")
         _migrations.apply(Database(connection))
     except sqlite3.Error as error:
-        raise DataDirError(f"{path}: {error}; restore a backup, or move the file away to start empty") from error
+        full = error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
+        advice = "free space on the disk" if full else "restore a backup, or move the file away to start empty"
+        raise DataDirError(f"{path}: {error}; {advice}") from error
     return connection
 
 

@@ -18,7 +18,7 @@ from appliance.core.preprocess import preprocess_image, preprocess_window
 from appliance.core.protocol import Timing, Trace
 from appliance.core.tensors import check_tensor
 from appliance.core.verdict import judge
-from appliance.errors import DecodeError, MediaTypeError, ModelLoadError
+from appliance.errors import DecodeError, InferenceError, MediaTypeError, ModelLoadError
 from appliance.repository import ModelVersion, read_golden, read_variant
 from appliance.runtimes import Infer, LoadedModel, Loaders
 
@@ -70,12 +70,12 @@ class ServedModel:
             image = decode_image(body, self._pixels_max)
             tensor = preprocess_image(image, steps, self.manifest.inputs[0])
         else:
-            if media_type != WINDOW:
+            if not media_type.startswith(WINDOW):
                 raise MediaTypeError(
                     f"model {self.manifest.name} takes {steps.size} rows of {len(steps.channels)} numbers, got "
                     f'{media_type}; send JSON {{"rows": [[...], ...]}}'
                 )
-            window = decode_window(body, steps.size, len(steps.channels))
+            window = decode_window(body, media_type, steps.size, len(steps.channels))
             tensor = preprocess_window(window, steps)
             trace = _trace(window, steps.unit, steps.size / steps.rate_hz, steps.channels)
         spec = self.manifest.inputs[0]
@@ -83,6 +83,11 @@ class ServedModel:
         prepared = time.monotonic()
         outputs = self._session()({spec.name: tensor})
         inferred = time.monotonic()
+        for name, output in outputs.items():
+            if output.dtype.kind == "f" and not np.isfinite(output).all():
+                raise InferenceError(
+                    f"output {name!r} of the model is NaN or infinite for this input; it is not judged"
+                )
         prediction = postprocess(outputs, self.manifest, None if image is None else (image.shape[0], image.shape[1]))
         ended = time.monotonic()
         self.infer_ms.append((inferred - prepared) * 1000)
@@ -119,7 +124,7 @@ def check_golden(served: ServedModel, case: GoldenCase, content: bytes) -> float
     """Return how far the score is from the expected one; raises ModelLoadError when the case fails."""
     media_type = case.media_type
     if served.kind == "window":
-        content, media_type = window_from_json(content), WINDOW
+        content, media_type = window_from_json(content)
     prediction = served.predict(content, media_type, time.monotonic()).prediction
     label = prediction.classes[0].label if prediction.classes else case.label
     verdict = judge(prediction, served.manifest.verdict)
@@ -132,8 +137,8 @@ def check_golden(served: ServedModel, case: GoldenCase, content: bytes) -> float
     return off
 
 
-def window_from_json(body: bytes) -> bytes:
-    """{"rows": [[...], ...]} -> the window's own form. Raises DecodeError, ShapeError."""
+def window_from_json(body: bytes) -> tuple[bytes, str]:
+    """{"rows": [[...], ...]} -> the window's own form and media type. Raises DecodeError, ShapeError."""
     content = decode_json(body)
     rows = content.get("rows") if isinstance(content, dict) else None
     return encode_window(rows_of_numbers(rows, "rows"))

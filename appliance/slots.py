@@ -68,20 +68,22 @@ class Slots:
             self._slots[manifest.name] = Slot(manifest.name, manifest.version, version)
         self.broken = broken
         self._add_broken(broken)
-        self._thread = threading.Thread(target=self._load_all, name="model-loader", daemon=True)
+        self._threads = [threading.Thread(target=self._load_all, name="model-loader", daemon=True)]
         self._stopping = False
         self.loaded = threading.Event()
 
     def start(self) -> None:
         """Load every model in a thread of its own; the doors answer meanwhile."""
-        self._thread.start()
+        self._threads[0].start()
 
     def stop(self, timeout_s: float = 10.0) -> bool:
-        """Load no further model; returns whether the one that is being compiled was done in time."""
+        """Load no further model; returns whether those that are being compiled were done in time."""
         self._stopping = True
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        ends_at = time.monotonic() + timeout_s
+        compiling = [thread for thread in self._threads if thread.is_alive()]
+        for thread in compiling:
+            thread.join(max(0.0, ends_at - time.monotonic()))
+        return not any(thread.is_alive() for thread in compiling)
 
     def choose(self, name: str, version: str | None = None) -> ServedModel:
         """The served version. Raises ModelNotFound, VersionNotFound, ModelNotReady, ModelFailed."""
@@ -97,14 +99,18 @@ class Slots:
             raise ModelNotReady(f"model {name} version {slot.version} is still loading; try again in a moment")
         return served
 
-    def manifest(self, name: str) -> ModelManifest:
-        """What the model expects, known before it is loaded. Raises ModelNotFound, ModelFailed."""
+    def on_disk(self, name: str) -> ModelVersion:
+        """The version that serves or is to serve, known before it is loaded. Raises ModelNotFound, ModelFailed."""
         slot = self._slots.get(name)
         if slot is None:
             raise ModelNotFound(f"no model {name!r}; this box has {sorted(self._slots)}")
         if slot.on_disk is None:
             raise ModelFailed(f"model {name} version {slot.version} failed: {slot.reason}")
-        return slot.on_disk.manifest
+        return slot.on_disk
+
+    def manifest(self, name: str) -> ModelManifest:
+        """What the model expects, known before it is loaded. Raises ModelNotFound, ModelFailed."""
+        return self.on_disk(name).manifest
 
     def slots(self) -> list[Slot]:
         return [self._slots[name] for name in sorted(self._slots)]
@@ -129,7 +135,9 @@ class Slots:
             return
         slot.served, slot.state, slot.reason = None, "loading", "it hung and is compiled afresh"
         slot.reloading_since = time.monotonic()
-        threading.Thread(target=self._load, args=(slot,), name=f"reload-{slot.name}", daemon=True).start()
+        thread = threading.Thread(target=self._load, args=(slot,), name=f"reload-{slot.name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def check(self, now: float) -> None:
         """Enforce the bound on a reload; called by the watchdog with the monotonic time."""

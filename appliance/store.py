@@ -84,7 +84,7 @@ class Cursor(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """By which delivery a message came, to recognise it when it comes again. seq: counts up per client and route."""
+    """By which delivery a message came, to recognise it when it comes again. seq: counts up."""
 
     client: str
     route: str
@@ -146,11 +146,12 @@ class Store:
         self._now = now
         self._lock_file = _lock(data_dir)
         self.path = data_dir / "results.db"
-        self._db = open_writer(self.path)
         try:
-            self.frames = Frames(data_dir / "frames", config.segment_bytes)
-        except OSError as error:
-            raise DataDirError(f"{data_dir / 'frames'}: {error.strerror}; free or replace the disk") from error
+            self._db = open_writer(self.path)
+            self.frames = _open_frames(data_dir / "frames", config.segment_bytes)
+        except DataDirError:
+            os.close(self._lock_file)
+            raise
         self._waiting: deque[Write] = deque()
         self._waiting_bytes = 0
         self._changed = threading.Condition()
@@ -161,13 +162,19 @@ class Store:
         self._last_commit_at = time.monotonic()
         self._space_checked_at = 0.0
         self.beat = time.monotonic()
-        self.unclean_stops, self._run = self._begin_run()
-        self._id_reserved = self._counter("result_id")
-        self._next_id = self._id_reserved + 1
+        self._next_retention = time.monotonic() + _RETENTION_EVERY_S
         self._id_lock = threading.Lock()
-        self._reserve_ids()
         self._abandoned = False
-        self._reading_id = self._last_reading_id()
+        try:
+            self.unclean_stops, self._run = self._begin_run()
+            self._id_reserved = self._counter("result_id")
+            self._next_id = self._id_reserved + 1
+            self._reserve_ids()
+            self._reading_id = self._last_reading_id()
+            self._streams = set(self._db.execute("SELECT route, source FROM cursors"))
+        except sqlite3.Error as error:
+            self._close()
+            raise DataDirError(f"{self.path}: {error}; free space on the disk, or give another --data-dir") from error
         self._thread = threading.Thread(target=self._write_for_ever, name="store-writer", daemon=True)
 
     def start(self) -> None:
@@ -181,9 +188,18 @@ class Store:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         if not self._thread.is_alive() and not self._waiting and not self._abandoned:
-            self._db.execute("UPDATE runs SET stopped_at = ? WHERE id = ?", (self._now(), self._run))
+            try:
+                self._db.execute("UPDATE runs SET stopped_at = ? WHERE id = ?", (self._now(), self._run))
+            except sqlite3.Error as error:
+                log.error("stop_not_recorded", error=str(error))
+        self._close()
+
+    def _close(self) -> None:
         self._db.close()
-        self.frames.close()
+        try:
+            self.frames.close()
+        except OSError as error:
+            log.error("frames_not_synced", error=str(error))
         os.close(self._lock_file)
 
     def next_id(self) -> int:
@@ -228,9 +244,9 @@ class Store:
     def open_readings(self) -> Iterable[tuple[int, NewReading]]:
         """Readings that no cursor has passed, in order: the open windows of every stream."""
         rows = self._db.execute(
-            """SELECT id, r.route, r.source, at, key, part, lot, recipe, flags, channels, samples FROM readings r
-            LEFT JOIN cursors c ON c.route = r.route AND c.source = r.source
-            WHERE id >= coalesce(c.reading, 0) ORDER BY id"""
+            """SELECT id, r.route, r.source, at, key, part, lot, recipe, flags, channels, samples
+            FROM cursors c CROSS JOIN readings r ON r.route = c.route AND r.source = c.source AND r.id >= c.reading
+            ORDER BY id"""
         )
         for number, route, source, at, key, part, lot, recipe, flags, channels, samples in rows:
             yield (
@@ -269,19 +285,13 @@ class Store:
         return int(row[0])
 
     def _write_for_ever(self) -> None:
-        next_retention = time.monotonic() + _RETENTION_EVERY_S
         while True:
             batch = self._take()
             if batch is None:
                 return
             if batch:
                 self._commit_until_done(batch)
-            if time.monotonic() >= next_retention:
-                next_retention = time.monotonic() + _RETENTION_EVERY_S
-                try:
-                    self.retain()
-                except (sqlite3.Error, OSError) as error:
-                    log.error("retention_failed", error=str(error))
+            self._retain_when_due()
 
     def _take(self) -> list[Write] | None:
         """All that waits, up to a bound; an empty list now and then, for the heartbeat; None to stop."""
@@ -346,7 +356,19 @@ class Store:
             self._set_state("ok", None)
             return
 
+    def _retain_when_due(self) -> None:
+        if time.monotonic() < self._next_retention:
+            return
+        self._next_retention = time.monotonic() + _RETENTION_EVERY_S
+        try:
+            if self.retain():
+                self._next_retention = time.monotonic()
+        except (sqlite3.Error, OSError) as error:
+            log.error("retention_failed", error=str(error))
+
     def _pause(self, attempt: int) -> None:
+        """Between two attempts. Retention goes on: it may be what makes room."""
+        self._retain_when_due()
         with self._changed:
             self._changed.wait_for(lambda: self._stopping, _RETRY_S[min(attempt, len(_RETRY_S) - 1)])
         self.beat = time.monotonic()
@@ -376,25 +398,43 @@ class Store:
     def _commit(self, batch: list[Write]) -> list[Written]:
         """One transaction for the whole batch. Raises StoreFull or StoreUnavailable, leaving nothing behind."""
         db = self._db
-        first_reading_id = self._reading_id
+        before = self._reading_id, self._id_reserved
         try:
             self._check_space()
             frames = [self._append_frames(write) for write in batch]
             self.frames.sync()
             db.execute("BEGIN IMMEDIATE")
             written = self._insert(batch, frames)
+            streams = self._insert_cursors(batch, written)
             db.execute("COMMIT")
+            self.frames.settle()
         except (sqlite3.Error, OSError, StoreFull) as error:
-            self._reading_id = first_reading_id
+            self._reading_id, self._id_reserved = before
             self._undo()
             raise _translate(error, self._data_dir) from error
+        self._streams.update(streams)
         return written
+
+    def _insert_cursors(self, batch: list[Write], written: list[Written]) -> set[tuple[str, str]]:
+        """A new stream's cursor stands before its first reading, so that a start looks at open windows only."""
+        first: dict[tuple[str, str], int] = {}
+        for write, outcome in zip(batch, written, strict=True):
+            reading = write.reading
+            if reading is None or outcome.reading_id is None or (reading.route, reading.source) in self._streams:
+                continue
+            first.setdefault((reading.route, reading.source), outcome.reading_id)
+        if first:
+            self._db.executemany(
+                "INSERT INTO cursors VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING",
+                [(*stream, number) for stream, number in first.items()],
+            )
+        return set(first)
 
     def _undo(self) -> None:
         try:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            self.frames.forget_unsynced()
+            self.frames.forget_unsettled()
         except (sqlite3.Error, OSError) as error:
             log.error("rollback_failed", error=str(error))
 
@@ -417,7 +457,7 @@ class Store:
                 outcome = self._insert_reading(write.reading, rows)
             if write.result is not None:
                 outcome = self._insert_result(write.result, frame, sources)
-            if write.dead_letter is not None:
+            if write.dead_letter is not None and not outcome.duplicate:
                 letter = write.dead_letter
                 place = _place(None if write.result is not None and write.result.frame is not None else frame)
                 db.execute(
@@ -533,25 +573,31 @@ class Store:
                 (self._id_reserved,),
             )
 
-    def retain(self) -> None:
-        """Drop what is past its age, in small steps. Readings that an open window needs stay. Writer thread only."""
+    def retain(self) -> bool:
+        """Drop what is past its age; returns whether more of it is left, as one step drops a bounded number of rows.
+
+        Readings that an open window needs stay. Writer thread only.
+        """
         now = self._now()
         config = self._config
+        more = False
         self.frames.drop_older(now - config.images_days * 86_400)
         for table, keep_s, needed in (
             ("results", config.results_days * 86_400, ""),
             ("dead_letters", config.dead_letters_days * 86_400, ""),
             ("readings", config.readings_hours * 3600, _NEEDED),
         ):
-            self._db.execute(
+            dropped = self._db.execute(
                 f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} t WHERE at < ? {needed} "
-                f"ORDER BY id LIMIT {_RETENTION_ROWS})",
+                f"ORDER BY at LIMIT {_RETENTION_ROWS})",
                 (now - keep_s,),
-            )
-        self._db.execute("PRAGMA incremental_vacuum(1000)")
+            ).rowcount
+            more = more or dropped == _RETENTION_ROWS
+        # `execute` would take one step of it, and give back one page.
+        self._db.executescript("PRAGMA incremental_vacuum(1000)")
+        return more
 
 
-# A stream without a cursor has not filled its first window yet, so all of its readings are needed.
 _NEEDED = "AND id < coalesce((SELECT reading FROM cursors c WHERE c.route = t.route AND c.source = t.source), 0)"
 _INSERT_READING = "INSERT INTO readings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _UPSERT_SOURCE = (
@@ -583,6 +629,13 @@ def _translate(error: Exception, data_dir: Path) -> StoreError:
     if full:
         return StoreFull(f"the disk of {data_dir} is full ({text}); delete files or shorten the retention")
     return StoreUnavailable(f"the store in {data_dir} cannot write ({text}); check the disk")
+
+
+def _open_frames(folder: Path, segment_bytes: int) -> Frames:
+    try:
+        return Frames(folder, segment_bytes)
+    except OSError as error:
+        raise DataDirError(f"{folder}: {error.strerror}; free or replace the disk") from error
 
 
 def _lock(data_dir: Path) -> int:

@@ -55,7 +55,8 @@ class Watchdog:
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.join(5.0)
+        if self._thread.is_alive():
+            self._thread.join(5.0)
 
     def _run(self) -> None:
         next_ping = 0.0

@@ -17,24 +17,29 @@ _COLOURS: dict[Verdict, tuple[int, int, int]] = {
     "none": (90, 100, 110),
 }
 _HEAT_OPACITY = 0.55
+_HEAT_COLOUR = np.asarray((255, 60, 30), np.float32)
+_STRIPE_ROWS = 256
+"""Blended at once: a whole picture in floats would take many times its memory."""
 
 
 def draw(image: npt.NDArray[np.uint8], prediction: Prediction, verdict: Verdict) -> npt.NDArray[np.uint8]:
     """image: (height, width, 3) uint8 RGB, left unchanged. Returns a copy with heat, boxes and the verdict."""
     colour = _COLOURS[verdict]
     height, width = image.shape[:2]
-    canvas = image.astype(np.float32)
+    drawn = np.ascontiguousarray(image.copy())
     if prediction.heatmap is not None:
         cells = np.frombuffer(prediction.heatmap.cells, np.uint8).reshape(
             prediction.heatmap.rows, prediction.heatmap.columns
         )
-        heat = cv2.resize(cells, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
-        opacity = heat[..., None] * (_HEAT_OPACITY / 255.0)
-        canvas = canvas * (1.0 - opacity) + np.asarray((255, 60, 30), np.float32) * opacity
-    drawn = np.ascontiguousarray(canvas.astype(np.uint8))
+        heat = cv2.resize(cells, (width, height), interpolation=cv2.INTER_LINEAR)
+        for top in range(0, height, _STRIPE_ROWS):
+            stripe = slice(top, top + _STRIPE_ROWS)
+            opacity = heat[stripe, :, None].astype(np.float32) * (_HEAT_OPACITY / 255.0)
+            drawn[stripe] = (drawn[stripe] * (1.0 - opacity) + _HEAT_COLOUR * opacity).astype(np.uint8)
     scale = max(width, height) / 640.0
     line = max(1, round(2 * scale))
-    for region in prediction.regions or ():
+    # A warm spot in a part that is ok is no finding.
+    for region in (prediction.regions or ()) if verdict != "ok" else ():
         left, top, right, bottom = region.box
         cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), colour, line)
         _label(drawn, f"{region.label} {region.score:.2f}", (left, top), colour, scale)

@@ -125,8 +125,7 @@ class ModelManifest(_Part, frozen=True, kw_only=True):
             name = getattr(self.postprocess, field)
             if name is not None and name not in outputs:
                 raise ValueError(f"postprocess.{field} names {name!r}, which is not an output ({sorted(outputs)})")
-        if self.postprocess.classes is not None and not self.labels:
-            raise ValueError("postprocess.classes needs labels")
+        self._check_sizes()
         if self.postprocess.normal_label is not None and self.postprocess.normal_label not in self.labels:
             raise ValueError(f"postprocess.normal_label {self.postprocess.normal_label!r} is not one of the labels")
         unknown = set(self.verdict.classes or {}) - set(self.labels)
@@ -138,6 +137,24 @@ class ModelManifest(_Part, frozen=True, kw_only=True):
         for case in self.golden:
             if set(case.tolerances) != names:
                 raise ValueError(f"golden case {case.file} needs one tolerance per variant ({sorted(names)})")
+
+    def _check_sizes(self) -> None:
+        """What the steps hand over and take back must fit the tensors."""
+        axes = self.inputs[0].shape
+        if isinstance(self.preprocess, ImagePreprocess):
+            channels = len(self.preprocess.mean)
+            if len(axes) != 4 or axes[0] not in (-1, 1) or min(axes[1:]) < 1 or axes[3] != channels:
+                raise ValueError(
+                    f"input {self.inputs[0].name!r} has shape {list(axes)}, a picture needs "
+                    f"[-1, rows, columns, {channels}]"
+                )
+        if self.postprocess.classes is not None:
+            shape = next(spec.shape for spec in self.outputs if spec.name == self.postprocess.classes)
+            if not self.labels or shape[-1] != len(self.labels):
+                raise ValueError(
+                    f"postprocess.classes: output {self.postprocess.classes!r} has shape {list(shape)}, which does not "
+                    f"fit {len(self.labels)} labels"
+                )
 
 
 def parse_manifest(text: bytes, where: str) -> ModelManifest:

@@ -69,7 +69,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One judged input, with its origin and its part. The same over HTTP and MQTT.
 
     id: order of acceptance on this box; wall time is for people. digest: of the manifest. signed: whether the model
-    came through the trusted update path. error: `code` and message when the verdict is `error`. flags: e.g.
+    came through the trusted update path. score_review_min, score_ng_min: the limits that applied, those of route and
+    recipe included. error: `code` and message when the verdict is `error`. flags: e.g.
     `maybe_duplicate`.
     """
 
@@ -90,6 +91,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     digest: str
     signed: bool
     prediction: Prediction | None = None
+    score_review_min: float | None = None
+    score_ng_min: float | None = None
     error: dict[str, str] | None = None
     timing: Timing | None = None
     has_image: bool = False

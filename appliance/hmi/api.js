@@ -58,7 +58,7 @@ export function imagePath(result) {
 }
 
 /**
- * Follow the box: onResult(result, trace), onStatus(status, live), onOpen(), onDown(since), onUp().
+ * Follow the box: onResult(result, trace), onLatest(result, trace), onStatus(status, live), onOpen(), onDown(since), onUp().
  *
  * onOpen comes with the first status of every stream: what happened before it has to be asked for, what happens after
  * it will be told. `since` is the box's time when it was last heard, or null if it never was; onUp follows every onDown
@@ -66,7 +66,7 @@ export function imagePath(result) {
  * this one closes a stream that is silent or broken, opens another, and asks for the status beside it: a box that has
  * no stream left to give can still be asked now and then (onStatus with `live` false).
  */
-export function follow({ onResult, onStatus, onOpen, onDown, onUp }) {
+export function follow({ onResult, onLatest, onStatus, onOpen, onDown, onUp }) {
   let stream = null;
   let heard = null;
   let down = false;
@@ -87,11 +87,13 @@ export function follow({ onResult, onStatus, onOpen, onDown, onUp }) {
     const mine = new EventSource("/v1/events");
     let greeted = false;
     stream = mine;
-    mine.addEventListener("result", (event) => {
+    const tell = (of) => (event) => {
       hear();
       const { result, trace } = JSON.parse(event.data);
-      onResult(result, trace || null);
-    });
+      of(result, trace || null);
+    };
+    mine.addEventListener("result", tell(onResult));
+    mine.addEventListener("latest", tell(onLatest));
     mine.addEventListener("status", (event) => {
       tries = 0;
       const status = JSON.parse(event.data);

@@ -23,8 +23,9 @@ function begin(canvas) {
   return { context, width, height, colour };
 }
 
-/** image: an <img> that has loaded. prediction: of its result, or null. heat: whether to lay the heat map over it. */
-export function drawPicture(canvas, image, prediction, heat = true) {
+/** image: an <img> that has loaded, of `result`. heat: whether to lay the heat map over it. */
+export function drawPicture(canvas, image, result, heat = true) {
+  const prediction = result.prediction;
   const { context, width, height } = begin(canvas);
   const scale = Math.min(width / image.naturalWidth, height / image.naturalHeight);
   const w = image.naturalWidth * scale;
@@ -38,11 +39,13 @@ export function drawPicture(canvas, image, prediction, heat = true) {
     context.imageSmoothingEnabled = true;
     context.drawImage(heatLayer(prediction.heatmap), left, top, w, hh);
   }
-  for (const region of prediction.regions || []) {
+  // A warm spot in a part that is ok is no finding.
+  const regions = result.verdict === "ok" ? [] : prediction.regions || [];
+  for (const region of regions) {
     const [x0, y0, x1, y1] = region.box;
     box(context, left + x0 * scale, top + y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale);
   }
-  for (const region of prediction.regions || []) {
+  for (const region of regions) {
     const [x, above, , below] = region.box;
     const at = { x: left + x * scale, above: top + above * scale, below: top + below * scale };
     tag(context, `${labelText(region.label)} ${percent(region.score)}`, at, width, height);

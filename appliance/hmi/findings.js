@@ -26,7 +26,7 @@ export function pictureBlock(source, result) {
   const image = new Image();
   const draw = () => {
     if (image.complete && image.naturalWidth && canvas.clientWidth) {
-      drawPicture(canvas, image, result.prediction || null, heat.checked);
+      drawPicture(canvas, image, result, heat.checked);
     }
   };
   image.onload = () => {

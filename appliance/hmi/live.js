@@ -28,7 +28,6 @@ export function livePage(root) {
     ".",
   );
   root.append(grid, empty);
-  let models = new Map();
   let full = null;
   const unspoken = new Map();
   let spokenAt = -SPOKEN_MS_MIN;
@@ -37,7 +36,7 @@ export function livePage(root) {
   function card(source) {
     let found = cards.get(source);
     if (!found) {
-      found = sourceCard(source, opened_ms, () => thresholds(found));
+      found = sourceCard(source, opened_ms);
       cards.set(source, found);
       const after = [...cards.values()]
         .filter((other) => other.source.localeCompare(source, undefined, { numeric: true }) > 0)
@@ -53,11 +52,6 @@ export function livePage(root) {
 
   function markFull() {
     document.body.classList.toggle("has-full", full !== null && cards.has(full) && !root.hidden);
-  }
-
-  function thresholds(of) {
-    const model = of.result && models.get(`${of.result.model} ${of.result.version}`);
-    return model ? [model.score_review_min, model.score_ng_min] : [null, null];
   }
 
   /** Once per result: a stream that reconnects may repeat some. */
@@ -91,9 +85,13 @@ export function livePage(root) {
       speak(result, before);
     },
 
-    onStatus(status) {
-      models = new Map(status.models.map((model) => [`${model.name} ${model.version}`, model]));
+    /** The last result of a source, from before this page listened: shown, not counted. */
+    onLatest(result, trace) {
+      if (result.source === TRY_SOURCE || boxNow() - result.at >= REMEMBERED_S) return;
+      card(result.source).take(result, trace, false);
     },
+
+    onStatus() {},
 
     /** The last results of each source, on opening and after the box was away. */
     async load() {
@@ -137,7 +135,7 @@ export function livePage(root) {
   };
 }
 
-function sourceCard(source, opened_ms, thresholds) {
+function sourceCard(source, opened_ms) {
   const age = h("span", { class: "age" });
   const model = h("span", { class: "model" });
   const word = h("span", { class: "word" });
@@ -292,7 +290,8 @@ function sourceCard(source, opened_ms, thresholds) {
 
   function draw() {
     const result = self.result;
-    const [reviewMin, ngMin] = thresholds();
+    // The limits of this result: a route or a recipe may have changed those of the model.
+    const { score_review_min: reviewMin = null, score_ng_min: ngMin = null } = result;
     if (result.verdict === "error" && !result.has_image && traceId !== result.id) {
       // The last good input must not pass for the one that failed.
       showNote(result.error ? result.error.message : "This input could not be judged.");
@@ -301,7 +300,7 @@ function sourceCard(source, opened_ms, thresholds) {
       canvas.setAttribute("aria-label", `Vibration curve of ${source}`);
       setText(note, "");
     } else if (shown) {
-      drawPicture(canvas, shown.image, shown.result.prediction);
+      drawPicture(canvas, shown.image, shown.result);
       canvas.setAttribute("aria-label", `Picture from ${source}: ${finding(shown.result)}`);
       setText(note, "");
     } else if (!result.has_image) {

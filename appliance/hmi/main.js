@@ -112,6 +112,9 @@ function tick() {
 }
 
 follow({
+  onLatest(result, trace) {
+    pages.live.onLatest(result, trace);
+  },
   onResult(result, trace) {
     for (const page of Object.values(pages)) page.onResult(result, trace);
   },

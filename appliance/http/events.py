@@ -19,7 +19,10 @@ STATUS_EVERY_S = 2.0
 
 @get("/v1/events")
 async def events(live: NamedDependency[Live], status: NamedDependency[Status]) -> Stream:
-    """`result` events with the result and the curve of its window; a `status` event every two seconds."""
+    """`result` events with the result and the curve of its window; a `status` event every two seconds.
+
+    The first is a status, followed by the last result of each source as `latest` events.
+    """
     return Stream(
         _events(live, live.follow(), status),
         media_type="text/event-stream",
@@ -29,12 +32,16 @@ async def events(live: NamedDependency[Live], status: NamedDependency[Status]) -
 
 async def _events(live: Live, follower: Follower, status: Status) -> AsyncGenerator[bytes, None]:
     try:
-        next_status = 0.0
+        yield await _status_frame(status)
+        # A screen that has just been switched on need not wait for every source to speak.
+        for latest in live.all_latest():
+            yield _result_frame("latest", latest)
+        next_status = time.monotonic() + STATUS_EVERY_S
         while True:
             wait_s = next_status - time.monotonic()
             if wait_s <= 0:
                 next_status = time.monotonic() + STATUS_EVERY_S
-                yield _frame("status", msgspec.json.encode(await asyncio.to_thread(status.report)))
+                yield await _status_frame(status)
                 continue
             try:
                 event = await follower.next(wait_s)
@@ -42,15 +49,19 @@ async def _events(live: Live, follower: Follower, status: Status) -> AsyncGenera
                 continue
             if event is None:
                 return
-            yield _result_frame(event)
+            yield _result_frame("result", event)
     finally:
         live.leave(follower)
 
 
-def _result_frame(event: Event) -> bytes:
+async def _status_frame(status: Status) -> bytes:
+    return _frame("status", msgspec.json.encode(await asyncio.to_thread(status.report)))
+
+
+def _result_frame(name: str, event: Event) -> bytes:
     trace = msgspec.json.encode(event.trace)
     body = b'{"result":' + event.body + b',"trace":' + trace + b"}"
-    return f"id: {event.result.id}\n".encode() + _frame("result", body)
+    return f"id: {event.result.id}\n".encode() + _frame(name, body)
 
 
 def _frame(name: str, body: bytes) -> bytes:

@@ -10,6 +10,7 @@ from litestar import Request, Response, post
 from litestar.datastructures import UploadFile
 from litestar.di import NamedDependency
 from litestar.enums import MediaType
+from litestar.exceptions import InternalServerException
 from litestar.params import FromPath
 
 from appliance.codecs import WINDOW, decode_json, encode_window, sniff
@@ -24,7 +25,7 @@ DEFAULT_SOURCE = "upload"
 _FIELDS = ("part", "lot", "recipe", "source")
 
 
-class UploadOptions(msgspec.Struct, frozen=True):
+class UploadOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether to reply after the commit, from the query."""
 
     durable: bool = False
@@ -52,7 +53,11 @@ async def predict_version(
 async def _predict(
     request: Request[Any, Any, Any], model: str, version: str | None, pipeline: Pipeline
 ) -> Response[Any]:
-    body, media_type, fields = await _read(request)
+    try:
+        body, media_type, fields = await _read(request)
+    except InternalServerException as error:
+        # Litestar's word for a caller that hung up; nobody reads the answer, and it is no fault of the box.
+        raise DecodeError(f"the body ended early: {error.detail}") from error
     draw = "image/jpeg" in request.headers.get("accept", "")
     answer = await asyncio.wrap_future(
         pipeline.submit(
@@ -86,7 +91,7 @@ def _reply(answer: Answer, draw: bool) -> Response[Any]:
 
 async def _read(request: Request[Any, Any, Any]) -> tuple[bytes, str, dict[str, str]]:
     """The input, its media type inside the appliance, and part, lot, recipe and source as given."""
-    fields = {name: value for name in _FIELDS if (value := request.headers.get(f"x-{name}"))}
+    fields = {name: _text(value) for name in _FIELDS if (value := request.headers.get(f"x-{name}"))}
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         body, given = await _read_form(request)
@@ -94,13 +99,25 @@ async def _read(request: Request[Any, Any, Any]) -> tuple[bytes, str, dict[str, 
         body, given = await request.body(), {}
         if media_type == "application/json":
             body, media_type, given = _read_json(body)
-            if media_type == WINDOW:
-                return body, WINDOW, fields | given
+            if media_type.startswith(WINDOW):
+                return body, media_type, fields | given
     return body, sniff(body), fields | given
 
 
+def _text(header: str) -> str:
+    """HTTP gives header bytes as Latin-1; what devices send is UTF-8."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
+
+
 async def _read_form(request: Request[Any, Any, Any]) -> tuple[bytes, dict[str, str]]:
-    form = await request.form()
+    try:
+        form = await request.form()
+    except (ValueError, LookupError) as error:
+        # Text that is not in the character set it claims, or in none that is known.
+        raise DecodeError(f"the form cannot be read: {error}; send its fields as UTF-8") from error
     files = [value for value in form.values() if isinstance(value, UploadFile)]
     if len(files) != 1:
         raise FieldError(f"the form has {len(files)} files; send one, in the field 'file'")
@@ -114,5 +131,5 @@ def _read_json(body: bytes) -> tuple[bytes, str, dict[str, str]]:
         raise DecodeError('expected a JSON object with either "image" (base64) or "rows" ([[...], ...])')
     given = {name: value for name in _FIELDS if (value := content.get(name)) is not None}
     if "rows" in content:
-        return encode_window(rows_of_numbers(content["rows"], "rows")), WINDOW, given
+        return *encode_window(rows_of_numbers(content["rows"], "rows")), given
     return base64_bytes(content["image"], "image"), "", given

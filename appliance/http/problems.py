@@ -11,6 +11,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from appliance import errors
+from appliance.http.security import HEADERS
 
 log = structlog.get_logger("http")
 
@@ -74,6 +75,6 @@ def unexpected_error(request: Request[Any, Any, Any], error: Exception) -> Respo
 
 
 def _problem(status: int, code: str, detail: str) -> Response[Problem]:
-    headers = {"Retry-After": "1"} if status == 503 else {}
+    headers = {**HEADERS, "Retry-After": "1"} if status == 503 else dict(HEADERS)
     problem = Problem(HTTPStatus(status).phrase, status, " ".join(detail.split()), code)
     return Response(problem, status_code=status, media_type=PROBLEM, headers=headers)

@@ -27,8 +27,9 @@ class ResultPage(msgspec.Struct, frozen=True):
 def list_results(request: Request[Any, Any, Any], history: NamedDependency[History]) -> ResultPage:
     """Filter by model, source, verdict, part, lot, recipe, since and until."""
     wanted = query(request, ResultFilter)
-    results = history.results(wanted)
-    return ResultPage(results, results[-1].id if len(results) == wanted.limit else None)
+    results = history.results(msgspec.structs.replace(wanted, limit=wanted.limit + 1))
+    more = len(results) > wanted.limit
+    return ResultPage(results[: wanted.limit], results[wanted.limit - 1].id if more else None)
 
 
 @get("/v1/results/{number:int}", sync_to_thread=True)
@@ -44,14 +45,14 @@ def show_image(
     return picture(history, history.result(number), query(request, PictureOptions).drawn)
 
 
-class PictureOptions(msgspec.Struct, frozen=True):
+class PictureOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drawn: bool = False
 
 
 def picture(history: History, result: Result, drawn: bool) -> Response[bytes]:
     """The reply with a result's picture; raises ResultNotFound when it has none."""
     body = history.image(result.id)
-    headers = {"X-Verdict": result.verdict, "X-Result-Id": str(result.id), "Cache-Control": "private, max-age=3600"}
+    headers = {"X-Verdict": result.verdict, "X-Result-Id": str(result.id), "Cache-Control": "no-cache"}
     if drawn and result.prediction is not None:
         image = decode_image(body, 1 << 30)
         drawn_body = encode_jpeg(draw(image, result.prediction, result.verdict))

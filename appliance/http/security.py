@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from litestar import Request
 
-from appliance.errors import AddressRefused
+from appliance.errors import AddressRefused, NotFound
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -41,16 +41,25 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _hostname(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
 def check_request(request: Request[Any, Any, Any]) -> None:
     """Refuse what a foreign page in a browser on this machine could send (DNS rebinding, cross-site posts).
 
-    Raises AddressRefused.
+    Raises AddressRefused; NotFound for a path that no file system has.
     """
+    if "\0" in request.scope["path"]:
+        raise NotFound("there is nothing at a path with a NUL; GET / shows the page")
     host = request.headers.get("host", "")
-    if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+    if not is_loopback(_hostname(host)):
         raise AddressRefused(f"Host is {host!r}: call this box by the address it listens on")
     origin = request.headers.get("origin")
-    if origin is not None and origin != "null" and urlsplit(origin).netloc != host:
+    if origin is not None and origin != "null" and origin.partition("://")[2] != host:
         raise AddressRefused(f"a page of {origin} may not call this box; open the page that the box serves")
     if origin == "null" and request.method != "GET":
         raise AddressRefused("a page without an origin may not call this box; open the page that the box serves")

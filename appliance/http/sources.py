@@ -42,7 +42,7 @@ class Latest(msgspec.Struct, frozen=True):
     has_image: bool
 
 
-class LatestOptions(msgspec.Struct, frozen=True):
+class LatestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """wait_s: how long to wait for a result newer than the one in If-None-Match."""
 
     wait_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0

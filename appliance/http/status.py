@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -168,7 +169,7 @@ class Status:
             state=status.state,
             reason=status.reason,
             results=self._history.count(),
-            bytes=sum(file.stat().st_size for file in files if file.exists()),
+            bytes=sum(map(_size, files)),
             free_bytes=disk.f_bavail * disk.f_frsize,
             last_commit_age_s=round(time.monotonic() - status.last_commit_at, 1),
             waiting=status.waiting,
@@ -184,7 +185,11 @@ class Status:
         for broken in self._slots.broken:
             if (broken.name, broken.version) not in serving:
                 yield Problem("model_failed", f"Model {broken.name} version {broken.version}: {broken.error}")
-        if not self._slots.slots():
+        names = {slot.name for slot in self._slots.slots()}
+        for name in self._ready_requires:
+            if name not in names:
+                yield Problem("model_missing", f"ready_requires names {name}, which is not here; install or remove it")
+        if not names:
             yield Problem("no_models", "There is no model; put one in the models folder as <name>/<version>/")
         if mqtt.listener.state == "failed":
             yield Problem("listener_failed", "The MQTT listener has stopped; restart the appliance")
@@ -198,6 +203,14 @@ class Status:
 @get("/v1/status", sync_to_thread=True)
 def show_status(status: NamedDependency[Status]) -> BoxReport:
     return status.report()
+
+
+def _size(file: Path) -> int:
+    """Bytes; 0 when retention has just removed the file."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _model_report(slot: Slot) -> ModelReport:

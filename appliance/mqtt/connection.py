@@ -39,6 +39,7 @@ from mqtt5 import (
 )
 
 from appliance.config import ListenerConfig, valid_filter
+from appliance.errors import Overloaded
 from appliance.mqtt import wire
 from appliance.mqtt.exchange import Exchange
 from appliance.mqtt.message import Deliver, InboundMessage
@@ -50,7 +51,7 @@ CONNECT_BYTES_MAX = 256 << 10
 CLIENT_ID_CHARS_MAX = 256
 SUBSCRIPTIONS_MAX = 1000
 """Of one session."""
-IN_FLIGHT_BYTES_MAX = 256 << 20
+IN_FLIGHT_BYTES_MAX = 128 << 20
 """Payload bytes that may be unacknowledged, of all clients together: what a full disk can hold back in memory."""
 WRITE_BYTES_HIGH = 1 << 20
 """Unread bytes of one client at which messages begin to wait in its session instead."""
@@ -567,6 +568,8 @@ class Connection(asyncio.Protocol):
             act()
         except ProtocolError as fault:
             self.disconnect(fault.reason, fault.event)
+        except Overloaded:
+            self.disconnect(DisconnectReasonCode.SERVER_BUSY, "appliance_overloaded")
         except Exception:
             _log.exception("connection_failed", client=self.client_id)
             self.disconnect(DisconnectReasonCode.UNSPECIFIED_ERROR, "internal_error")

@@ -6,6 +6,7 @@ the broker, a last will.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -16,11 +17,13 @@ from appliance.config import Config, RouteConfig
 from appliance.core.manifest import WindowPreprocess
 from appliance.core.protocol import Result
 from appliance.errors import ModelNotFound
-from appliance.mqtt.client import BrokerClient
+from appliance.mqtt.client import BrokerClient, broker_name
 from appliance.mqtt.intake import Intake, IntakeStatus
 from appliance.mqtt.listener import Listener
 from appliance.mqtt.outbox import Outbox
-from appliance.mqtt.sessions import SavedSession
+from appliance.mqtt.poison import Suspects
+from appliance.mqtt.receipts import Receipts
+from appliance.mqtt.sessions import SavedSession, Subscription
 from appliance.mqtt.streams import Streams
 from appliance.pipeline import Pipeline
 from appliance.slots import Slots
@@ -31,6 +34,8 @@ log = structlog.get_logger("mqtt")
 
 PREFIX = "appliance"
 STATUS_EVERY_S = 10.0
+
+_SESSION = msgspec.json.Decoder(SavedSession)
 
 
 class BoxStatus(msgspec.Struct, frozen=True):
@@ -51,41 +56,52 @@ class MqttDoor:
         self._slots = slots
         self._store = store
         self._routes = config.routes or default_routes(slots)
-        self._streams = Streams(pipeline, store, self._window_of, self._announce_letter)
+        suspects = Suspects(store)
+        self._streams = Streams(pipeline, store, suspects, self._window_of, self._announce_letter)
+        in_flight_max = max(config.listener.receive_max, config.broker.receive_max if config.broker else 0)
+        self._receipts = Receipts(in_flight_max, store.receipts())
         self.intake = Intake(
             self._routes,
             slots,
             pipeline,
             store,
             self._streams,
-            at_once=2 * (config.lanes.lanes or 2),
-            in_flight_max=max(config.listener.receive_max, config.broker.receive_max if config.broker else 0),
+            self._receipts,
+            suspects,
+            at_once=2 * (config.lanes.lanes or os.cpu_count() or 1),
             announce_letter=self._announce_letter,
         )
+        sessions = {each.client_id: each for each in map(_SESSION.decode, store.sessions())}
         self.listener: Listener | None = None
         self.broker: BrokerClient | None = None
         self._outbox: Outbox | None = None
         self._beat = 0
         self._next_status = 0.0
-        if config.listener.enabled:
-            self.listener = Listener(
-                config.listener,
-                self.intake.deliver,
-                on_fault=on_fault,
-                sessions=[msgspec.json.decode(body, type=SavedSession) for body in store.sessions()],
-                save_session=self._save_session,
-                reserved=self._reserved,
-            )
         if config.broker is not None:
-            offline = msgspec.json.encode(BoxStatus("offline"))
             self.broker = BrokerClient(
                 config.broker,
                 config.broker.client_id or config.device,
                 [route.topic for route in self._routes],
                 self.intake.deliver,
-                (self._topic("status"), offline),
+                (self._topic("status"), msgspec.json.encode(BoxStatus("offline"))),
+                subscribed=_filters(sessions.pop(broker_name(config.broker), None)),
             )
+            self._receipts.remember(self.broker.name)
+            self.broker.on_new_session = self._broker_forgot
+            self.broker.on_subscribed = self._save_subscriptions
+            self.broker.on_connected = self._broker_connected
             self._outbox = Outbox(store, self.broker)
+        if config.listener.enabled:
+            for client in sessions:
+                self._receipts.remember(client)
+            self.listener = Listener(
+                config.listener,
+                self.intake.deliver,
+                on_fault=on_fault,
+                sessions=sessions.values(),
+                save_session=self._save_session,
+                reserved=self._reserved,
+            )
 
     def start(self) -> None:
         """Rebuild the open windows, then open the ways in. Raises PortInUse, ConfigError."""
@@ -103,6 +119,7 @@ class MqttDoor:
         if self.broker is not None and self._outbox is not None:
             self._outbox.stop()
             self.broker.stop()
+            self._outbox.settle()
         if self.listener is not None:
             self.listener.stop()
         self._streams.stop()
@@ -168,8 +185,36 @@ class MqttDoor:
             self.broker.publish(topic, body, retain=retain)
 
     def _save_session(self, session: SavedSession) -> None:
-        body = None if session.expires_at == 0 else msgspec.json.encode(session)
-        self._store.submit(Write(session=(session.client_id, body), must=True))
+        if session.expires_at == 0:
+            self._forget(session.client_id)
+            return
+        self._receipts.remember(session.client_id)
+        self._store.submit(Write(session=(session.client_id, msgspec.json.encode(session)), must=True))
+
+    def _forget(self, client: str) -> None:
+        """The session is over: what was noted of its packet ids would only confuse the next one."""
+        self._receipts.forget(client)
+        self._store.submit(Write(session=(client, None), must=True))
+
+    def _broker_forgot(self) -> None:
+        assert self.broker is not None
+        self._forget(self.broker.name)
+        self._receipts.remember(self.broker.name)
+
+    def _save_subscriptions(self, filters: list[str]) -> None:
+        """What the broker's session is subscribed to, kept in the form of the listener's own sessions."""
+        assert self.broker is not None
+        subscriptions = tuple(Subscription(topic_filter=each, qos=1) for each in filters)
+        saved = SavedSession(
+            client_id=self.broker.name, version=5, subscriptions=subscriptions, expiry_s=0, expires_at=None
+        )
+        self._store.submit(Write(session=(saved.client_id, msgspec.json.encode(saved)), must=True))
+
+    def _broker_connected(self) -> None:
+        """In the network thread: the last will may have announced the box as offline."""
+        self._next_status = 0.0
+        if self._outbox is not None:
+            self._outbox.wake()
 
     def _reserved(self, topic: str) -> bool:
         """Topics on which only the box may speak: nobody forges a result."""
@@ -180,6 +225,10 @@ class MqttDoor:
 
     def _result_topic(self, result: Result) -> str:
         return f"{PREFIX}/{self._config.device}/results/{result.model}/{result.source}"
+
+
+def _filters(session: SavedSession | None) -> list[str]:
+    return [] if session is None else [each.topic_filter for each in session.subscriptions]
 
 
 def default_routes(slots: Slots) -> tuple[RouteConfig, ...]:

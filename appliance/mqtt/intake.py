@@ -3,15 +3,12 @@
 A picture goes through a lane first; a reading is committed at once and then joins its window. A message is
 acknowledged when it is committed, as a result, a reading or a dead letter, and never before. What cannot be
 committed yet is not acknowledged, so that its publisher's window fills: that is the backpressure.
-
-After an unclean stop, pictures that are delivered again run alone, with their hash committed first. One that was being
-judged, alone, when the box went down again is a dead letter: it cannot keep the box down.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -22,21 +19,26 @@ import structlog
 
 from appliance.config import RouteConfig
 from appliance.core.manifest import WindowPreprocess
-from appliance.core.protocol import InferenceRequest
+from appliance.core.protocol import InferenceRequest, Part
 from appliance.errors import (
     ApplianceError,
+    FieldError,
     InferenceError,
+    InferenceTimeout,
     InputError,
+    LaneTimeout,
     ModelNotReady,
     Overloaded,
     PoisonInput,
+    RetainedStale,
     RouteNotFound,
     StoreError,
 )
 from appliance.fields import check_source
 from appliance.mqtt.message import Acknowledge, InboundMessage
-from appliance.mqtt.payloads import parse_picture, parse_readings
-from appliance.mqtt.receipts import MAYBE_DUPLICATE, Receipts, hash_of
+from appliance.mqtt.payloads import parse_picture, parse_readings, part_of
+from appliance.mqtt.poison import Suspects, Suspicion
+from appliance.mqtt.receipts import MAYBE_DUPLICATE, Delivery, Receipts
 from appliance.mqtt.streams import Reading, Streams
 from appliance.mqtt.topics import matched_levels
 from appliance.pipeline import Answer, Pipeline, Recording, now
@@ -45,9 +47,14 @@ from appliance.store import DeadLetter, NewReading, Receipt, Store, Write, Writt
 
 log = structlog.get_logger("intake")
 
+OPEN_BYTES_MAX = 256 << 20
+"""Payload bytes at QoS 1 that may wait for their commit, of all clients together."""
+
+_MESSAGE_BYTES = 1000
+"""What a message costs in memory beside its payload, roughly."""
+
 _TOPICS_REMEMBERED_MAX = 10_000
-_WATCHFUL_S = 60.0
-_UNCLEAN_STOPS_WATCHFUL = 2
+_TOPIC_CHARS_REMEMBERED = 256
 
 
 class IntakeStatus(msgspec.Struct, frozen=True):
@@ -60,22 +67,75 @@ class IntakeStatus(msgspec.Struct, frozen=True):
     waiting: int
 
 
-class _Picture:
-    """A picture on its way to a lane. `suspect`: its hash, when it must run alone."""
+class _Arrival:
+    """A message on one of its routes. `settled` is to be called once, when it is committed there."""
 
-    __slots__ = ("message", "recording", "request", "suspect")
+    __slots__ = ("_receipts", "_settle", "delivery", "flags", "message", "route", "source")
 
     def __init__(
-        self, message: InboundMessage, request: InferenceRequest, recording: Recording, suspect: bytes | None
+        self,
+        message: InboundMessage,
+        route: RouteConfig,
+        source: str,
+        settle: Acknowledge,
+        receipts: Receipts,
+        delivery: Delivery | None,
+        doubtful: bool,
     ) -> None:
         self.message = message
+        self.route = route
+        self.source = source
+        keyed = route.key_field is not None or route.key_property is not None
+        self.flags = (MAYBE_DUPLICATE,) if doubtful and not keyed else ()
+        self.delivery = delivery
+        self._receipts = receipts
+        self._settle = settle
+
+    @property
+    def receipt(self) -> Receipt | None:
+        return None if self.delivery is None else self.delivery.receipt
+
+    @property
+    def receipt_unless_keyed(self) -> Receipt | None:
+        """What is recorded under the publisher's key needs no receipt on disk."""
+        return self.receipt if self.route.key_field is None and self.route.key_property is None else None
+
+    @property
+    def must(self) -> bool:
+        return self.message.qos > 0
+
+    def settled(self) -> None:
+        if self.delivery is not None:
+            self._receipts.committed(self.delivery)
+        self._settle()
+
+    def done(self, outcome: Written | StoreError) -> None:
+        """For the store: committed, or let go because nobody waits for it."""
+        if isinstance(outcome, Written):
+            self.settled()
+
+
+class _Picture:
+    """A picture on its way to a lane. tried: it timed out once, perhaps by the fault of another."""
+
+    __slots__ = ("arrival", "hangs_before", "recording", "request", "suspicion", "tried")
+
+    def __init__(
+        self, arrival: _Arrival, request: InferenceRequest, recording: Recording, suspicion: Suspicion | None
+    ) -> None:
+        self.arrival = arrival
         self.request = request
         self.recording = recording
-        self.suspect = suspect
+        self.suspicion = suspicion
+        self.tried = False
+        self.hangs_before = 0
 
 
 class Intake:
-    """`deliver` is called by the doors, each from its own thread."""
+    """`deliver` is called by the doors, each from its own thread.
+
+    in_flight_max: messages of one client that may be unacknowledged at once. at_once: pictures given to the lanes.
+    """
 
     def __init__(
         self,
@@ -84,9 +144,10 @@ class Intake:
         pipeline: Pipeline,
         store: Store,
         streams: Streams,
+        receipts: Receipts,
+        suspects: Suspects,
         *,
         at_once: int,
-        in_flight_max: int,
         announce_letter: Callable[[DeadLetter], None],
     ) -> None:
         self._routes = tuple(routes)
@@ -94,103 +155,128 @@ class Intake:
         self._pipeline = pipeline
         self._store = store
         self._streams = streams
+        self._receipts = receipts
+        self._suspects = suspects
         self._at_once = at_once
         self._announce_letter = announce_letter
-        self._receipts = Receipts(in_flight_max, store.receipts())
-        self._suspects = store.suspects()
-        self._unclean_stops = store.unclean_stops
-        self._started = time.monotonic()
-        self._matched: dict[str, list[tuple[RouteConfig, str]]] = {}
+        self._matched: dict[str, list[tuple[RouteConfig, str | FieldError]]] = {}
         self._lock = threading.Lock()
+        self._open_bytes = 0
         self._waiting: deque[_Picture] = deque()
+        self._parked: list[_Picture] = []
         self._running = 0
         self._alone = False
+        self._hangs: dict[str, int] = {}
         self._received = self._duplicates = self._dead_letters = self._dropped = 0
 
     def deliver(self, message: InboundMessage, ack: Acknowledge) -> None:
-        """Take a message; `ack` is called once it is committed. Never raises."""
+        """Take a message; `ack` is called once it is committed. Raises Overloaded, and nothing else: `Deliver`."""
         self._received += 1
-        try:
-            matched = self._match(message.topic)
-        except InputError as error:
-            self._dead_letter(message, error, None, ack)
-            return
+        matched = self._match(message.topic)
+        settle = self._open(message, max(1, len(matched)), ack)
         if not matched:
             names = ", ".join(f"{route.name} ({route.topic})" for route in self._routes) or "none"
-            unknown = RouteNotFound(f"no route takes topic {message.topic[:200]!r}; the routes are {names}")
-            self._dead_letter(message, unknown, None, ack)
+            self._dead_letter(
+                message, RouteNotFound(f"no route takes topic {message.topic[:200]!r}; the routes are {names}"), settle
+            )
             return
-        if len(matched) > 1:
-            ack = _after(len(matched), ack)
         for route, source in matched:
+            if isinstance(source, FieldError):
+                self._dead_letter(message, source, settle)
+                continue
+            acceptance = self._receipts.accept(message, route.name, settle)
+            if acceptance.known:
+                self._duplicates += 1
+                continue
+            arrival = _Arrival(message, route, source, settle, self._receipts, acceptance.delivery, acceptance.doubtful)
             try:
-                self._deliver(message, route, source, ack)
+                self._deliver(arrival)
             except ApplianceError as error:
-                self._dead_letter(message, error, None, ack)
+                self._reject(arrival, error)
             except Exception as error:
                 log.exception("message_failed", topic=message.topic)
-                self._dead_letter(message, InferenceError(f"{type(error).__name__}: {error}"), None, ack)
+                self._reject(arrival, InferenceError(f"{type(error).__name__}: {error}"))
 
     def tick(self, _now: float) -> None:
-        """Try again what found no lane; called by the watchdog."""
+        """Try again what found no lane or no model; called by the watchdog."""
+        with self._lock:
+            parked, self._parked = self._parked, []
+            self._waiting.extendleft(reversed(parked))
         self._pump()
 
     def status(self) -> IntakeStatus:
         return IntakeStatus(
-            self._received, self._duplicates, self._dead_letters, self._dropped, len(self._waiting) + self._running
+            self._received,
+            self._duplicates,
+            self._dead_letters,
+            self._dropped,
+            len(self._waiting) + len(self._parked) + self._running,
         )
 
-    def _match(self, topic: str) -> list[tuple[RouteConfig, str]]:
-        """The routes that take a topic, with the source each reads from it. Raises FieldError for a bad source."""
+    def _open(self, message: InboundMessage, routes: int, ack: Acknowledge) -> Acknowledge:
+        """Count the message in; what is returned is to be called once for each route, and acknowledges at the last."""
+        if message.qos == 0:
+            return _nothing
+        weight = len(message.payload) + _MESSAGE_BYTES
+        with self._lock:
+            if self._open_bytes > OPEN_BYTES_MAX:
+                raise Overloaded(f"{self._open_bytes >> 20} MiB of messages wait for their commit; send it again later")
+            self._open_bytes += weight
+        left = routes
+
+        def settle() -> None:
+            nonlocal left
+            with self._lock:
+                left -= 1
+                if left:
+                    return
+                self._open_bytes -= weight
+            ack()
+
+        return settle
+
+    def _match(self, topic: str) -> list[tuple[RouteConfig, str | FieldError]]:
+        """The routes that take a topic, with the source that each reads from it, or what is wrong with it."""
         matched = self._matched.get(topic)
         if matched is None:
             matched = []
             for route in self._routes:
                 levels = matched_levels(route.topic, topic)
-                if levels is not None:
+                if levels is None:
+                    continue
+                try:
                     matched.append((route, check_source(route.source or "-".join(levels) or route.name)))
-            if len(self._matched) >= _TOPICS_REMEMBERED_MAX:
-                self._matched.clear()
-            self._matched[topic] = matched
+                except FieldError as error:
+                    matched.append((route, error))
+            if len(topic) <= _TOPIC_CHARS_REMEMBERED:
+                if len(self._matched) >= _TOPICS_REMEMBERED_MAX:
+                    self._matched.clear()
+                self._matched[topic] = matched
         return matched
 
-    def _deliver(self, message: InboundMessage, route: RouteConfig, source: str, ack: Acknowledge) -> None:
+    def _deliver(self, arrival: _Arrival) -> None:
+        """Raises ApplianceError for what cannot be used."""
+        message, route = arrival.message, arrival.route
         if message.retain and not route.retain_as_reading:
-            # A broker sends what it retains again on every new subscription: old news, not a new reading.
-            self._dropped += 1
-            ack()
+            # A broker sends what it retains again to a new subscriber: old news, and no part waits for its verdict.
+            self._dead_letter(
+                message,
+                RetainedStale("the broker sent a retained message again; set retain_as_reading to take it"),
+                arrival.settled,
+                arrival.receipt,
+            )
             return
         steps = self._slots.manifest(route.model).preprocess
-        keyed = route.key_field is not None or route.key_property is not None
-        receipt: Receipt | None = None
-        flags: tuple[str, ...] = ()
-        if not keyed:
-            delivery, known, doubtful = self._receipts.accept(message, route.name, ack)
-            if known:
-                self._duplicates += 1
-                return
-            if delivery is not None:
-                receipt = delivery.receipt
-                ack = _both(partial(self._receipts.committed, delivery), ack)
-            flags = (MAYBE_DUPLICATE,) if doubtful else ()
-        try:
-            if isinstance(steps, WindowPreprocess):
-                self._deliver_readings(message, route, source, steps, receipt, flags, ack)
-            else:
-                self._deliver_picture(message, route, source, receipt, flags, ack)
-        except InputError as error:
-            self._reject(message, route, source, error, receipt, ack)
+        if isinstance(steps, WindowPreprocess):
+            self._deliver_readings(arrival, steps)
+        else:
+            self._deliver_picture(arrival)
 
-    def _deliver_readings(
-        self,
-        message: InboundMessage,
-        route: RouteConfig,
-        source: str,
-        steps: WindowPreprocess,
-        receipt: Receipt | None,
-        flags: tuple[str, ...],
-        ack: Acknowledge,
-    ) -> None:
+    def _deliver_readings(self, arrival: _Arrival, steps: WindowPreprocess) -> None:
+        message, route, source = arrival.message, arrival.route, arrival.source
+        if message.qos == 0 and self._streams.behind(route, source):
+            self._dropped += 1
+            return
         readings = parse_readings(message, route, steps.channels)
         at = now()
 
@@ -199,10 +285,10 @@ class Intake:
                 self._dropped += 1
             elif outcome.reading_id is None:
                 self._duplicates += 1
-                ack()
+                arrival.settled()
             else:
-                reading = Reading(outcome.reading_id, readings.samples, at, readings.part, flags)
-                self._streams.add(route, source, reading, ack)
+                reading = Reading(outcome.reading_id, readings.samples, at, readings.part, arrival.flags)
+                self._streams.add(route, source, reading, arrival.settled)
 
         self._submit(
             Write(
@@ -212,46 +298,38 @@ class Intake:
                     at=at,
                     key=readings.key,
                     part=readings.part,
-                    flags=flags,
+                    flags=arrival.flags,
                     channels=len(steps.channels),
                     samples=readings.samples.tobytes(),
                 ),
-                receipt=receipt,
-                must=message.qos > 0,
+                receipt=arrival.receipt_unless_keyed,
+                must=arrival.must,
                 done=done,
             )
         )
 
-    def _deliver_picture(
-        self,
-        message: InboundMessage,
-        route: RouteConfig,
-        source: str,
-        receipt: Receipt | None,
-        flags: tuple[str, ...],
-        ack: Acknowledge,
-    ) -> None:
-        digest = hash_of(message) if self._unclean_stops else b""
-        if digest in self._suspects:
-            self._suspects.discard(digest)
-            error = PoisonInput("this picture was being judged, alone, when the box went down; it is not tried again")
-            self._reject(message, route, source, error, receipt, ack, cleared=digest)
+    def _deliver_picture(self, arrival: _Arrival) -> None:
+        message, route = arrival.message, arrival.route
+        if message.qos == 0 and len(self._waiting) >= 4 * self._at_once:
+            self._dropped += 1
             return
         picture = parse_picture(message, route)
-        suspect = digest if self._must_run_alone(message) else None
 
         def done(outcome: Written | StoreError) -> None:
             if isinstance(outcome, StoreError):
                 self._dropped += 1
                 return
             self._duplicates += outcome.duplicate
-            ack()
+            arrival.settled()
 
+        suspicion = None
+        if self._suspects.watching:
+            suspicion = self._suspects.judge(_digest(message, route), repeated=message.duplicate)
         request = InferenceRequest(
             model=route.model,
             body=picture.body,
             media_type=picture.media_type,
-            source=source,
+            source=arrival.source,
             door="mqtt",
             part=picture.part,
             override=route.verdict,
@@ -260,29 +338,18 @@ class Intake:
         recording = Recording(
             route=route.name,
             key=picture.key,
-            receipt=receipt,
-            cleared=suspect,
-            flags=flags,
-            must=message.qos > 0,
+            receipt=arrival.receipt_unless_keyed,
+            cleared=None if suspicion is None else suspicion.mark,
+            flags=arrival.flags,
+            must=arrival.must,
             done=done,
         )
-        job = _Picture(message, request, recording, suspect)
-        if message.qos == 0 and len(self._waiting) >= 4 * self._at_once:
-            self._dropped += 1
+        job = _Picture(arrival, request, recording, suspicion)
+        if suspicion is not None and suspicion.poisonous:
+            self._reject_picture(
+                job, PoisonInput("it was being judged at two unclean stops of the box; it is not tried again")
+            )
             return
-        if suspect is None:
-            self._queue(job)
-        else:
-            self._submit(Write(suspect=suspect, must=True, done=lambda _: self._queue(job)))
-
-    def _must_run_alone(self, message: InboundMessage) -> bool:
-        """A repeat after an unclean stop; after two in a row, every picture of the first minute."""
-        if not self._unclean_stops or message.qos == 0:
-            return False
-        watchful = self._unclean_stops >= _UNCLEAN_STOPS_WATCHFUL and time.monotonic() - self._started < _WATCHFUL_S
-        return message.duplicate or watchful
-
-    def _queue(self, job: _Picture) -> None:
         with self._lock:
             self._waiting.append(job)
         self._pump()
@@ -290,137 +357,170 @@ class Intake:
     def _pump(self) -> None:
         """Give waiting pictures to the lanes, a few at a time, so that callers of HTTP find room between them."""
         while (job := self._next()) is not None:
-            try:
-                future = self._pipeline.submit(job.request, job.recording)
-            except (Overloaded, ModelNotReady):
-                with self._lock:
-                    self._waiting.appendleft(job)
-                    self._leave(job)
-                return
-            except ApplianceError as error:
-                with self._lock:
-                    self._leave(job)
-                self._reject_picture(job, error)
+            if job.suspicion is None:
+                if not self._start(job):
+                    return
+            elif self._pipeline.is_loading(job.request.model):
+                # Only what is about to be judged is marked.
+                self._park(job)
             else:
-                future.add_done_callback(partial(self._judged, job))
+                self._store.submit(
+                    Write(
+                        suspect=job.suspicion.mark,
+                        cleared=job.suspicion.replaces,
+                        must=True,
+                        done=partial(self._start_marked, job),
+                    )
+                )
 
     def _next(self) -> _Picture | None:
         with self._lock:
             if not self._waiting or self._alone or self._running >= self._at_once:
                 return None
-            if self._waiting[0].suspect is not None:
+            if self._waiting[0].suspicion is not None:
                 if self._running:
                     return None
                 self._alone = True
             self._running += 1
             return self._waiting.popleft()
 
+    def _start_marked(self, job: _Picture, _outcome: Written | StoreError) -> None:
+        if self._start(job):
+            self._pump()
+
+    def _start(self, job: _Picture) -> bool:
+        """Give a picture to its lane. False: there is no room now."""
+        job.hangs_before = self._hangs.get(job.request.model, 0)
+        try:
+            future = self._pipeline.submit(job.request, job.recording)
+        except Overloaded:
+            self._put_back(job)
+            return False
+        except ModelNotReady:
+            self._park(job)
+        except ApplianceError as error:
+            with self._lock:
+                self._leave(job)
+            self._reject_picture(job, error)
+        else:
+            future.add_done_callback(partial(self._judged, job))
+        return True
+
     def _leave(self, job: _Picture) -> None:
         """Under the lock."""
         self._running -= 1
-        if job.suspect is not None:
+        if job.suspicion is not None:
             self._alone = False
 
-    def _judged(self, job: _Picture, future: Future[Answer]) -> None:
-        """In the lane's thread; the acknowledgement follows with the commit."""
+    def _put_back(self, job: _Picture) -> None:
         with self._lock:
             self._leave(job)
+            self._waiting.appendleft(job)
+
+    def _park(self, job: _Picture) -> None:
+        """Until the next tick, so that pictures for other models pass by."""
+        with self._lock:
+            self._leave(job)
+            self._parked.append(job)
+
+    def _judged(self, job: _Picture, future: Future[Answer]) -> None:
+        """In the lane's thread, or the watchdog's; the acknowledgement follows with the commit."""
         error = future.exception()
-        if isinstance(error, Overloaded):
-            with self._lock:
-                self._waiting.appendleft(job)
+        if isinstance(error, Overloaded | LaneTimeout):
+            # It never ran. The next tick tries again: at once would find the lanes as full as they were.
+            self._put_back(job)
             return
-        if error is not None:
-            if not isinstance(error, ApplianceError):
-                log.error("inference_failed", topic=job.message.topic, exc_info=error)
-                error = InferenceError(f"{type(error).__name__}: {error}")
-            self._reject_picture(job, error)
-        self._pump()
+        if isinstance(error, ModelNotReady) or (isinstance(error, InferenceTimeout) and self._may_be_innocent(job)):
+            self._park(job)
+        else:
+            with self._lock:
+                self._leave(job)
+            if error is not None:
+                if not isinstance(error, ApplianceError):
+                    log.error("inference_failed", topic=job.arrival.message.topic, exc_info=error)
+                    error = InferenceError(f"{type(error).__name__}: {error}")
+                self._reject_picture(job, error)
+        if not isinstance(error, InferenceTimeout):
+            # After a hang the next tick goes on, when the model that hung has been retired.
+            self._pump()
+
+    def _may_be_innocent(self, job: _Picture) -> bool:
+        """Whether another picture hung in the same compiled model meanwhile: this one may only have waited for it."""
+        hangs = self._hangs.get(job.request.model, 0)
+        self._hangs[job.request.model] = hangs + 1
+        innocent = not job.tried and hangs > job.hangs_before
+        job.tried = True
+        return innocent
 
     def _reject_picture(self, job: _Picture, error: ApplianceError) -> None:
-        self._count_letter(job.message, error)
-        letter = _letter(job.message, error)
+        """With its key and its mark; and with a receipt even if it has a key, as it may have none the next time."""
+        recording = msgspec.structs.replace(job.recording, receipt=job.arrival.receipt)
+        self._record_rejected(job.arrival, job.request, recording, error)
+
+    def _reject(self, arrival: _Arrival, error: ApplianceError) -> None:
+        """A message of a known route that cannot be used: a dead letter, and the answer `error` for its part."""
+        message, route = arrival.message, arrival.route
         try:
-            self._pipeline.reject(job.request, error, letter, job.recording)
+            part = part_of(message, {})
+        except InputError:
+            part = Part()
+        request = InferenceRequest(
+            model=route.model, body=b"", media_type="", source=arrival.source, door="mqtt", part=part, at=now()
+        )
+        recording = Recording(
+            route=route.name, receipt=arrival.receipt, flags=arrival.flags, must=arrival.must, done=arrival.done
+        )
+        self._record_rejected(arrival, request, recording, error)
+
+    def _record_rejected(
+        self, arrival: _Arrival, request: InferenceRequest, recording: Recording, error: ApplianceError
+    ) -> None:
+        letter = self._letter(arrival.message, error)
+        try:
+            self._pipeline.reject(request, error, letter, recording)
         except (StoreError, Overloaded):
             self._dropped += 1
             return
         self._announce_letter(letter)
 
-    def _reject(
-        self,
-        message: InboundMessage,
-        route: RouteConfig,
-        source: str,
-        error: ApplianceError,
-        receipt: Receipt | None,
-        ack: Acknowledge,
-        cleared: bytes | None = None,
-    ) -> None:
-        """A message of a known route that cannot be used: a dead letter, and the answer `error` for its source."""
-        request = InferenceRequest(model=route.model, body=b"", media_type="", source=source, door="mqtt", at=now())
-        recording = Recording(
-            route=route.name, receipt=receipt, cleared=cleared, must=message.qos > 0, done=_acknowledge(ack)
-        )
-        self._reject_picture(_Picture(message, request, recording, None), error)
-
     def _dead_letter(
-        self, message: InboundMessage, error: ApplianceError, receipt: Receipt | None, ack: Acknowledge
+        self, message: InboundMessage, error: ApplianceError, settle: Acknowledge, receipt: Receipt | None = None
     ) -> None:
-        self._count_letter(message, error)
-        letter = _letter(message, error)
-        self._submit(Write(dead_letter=letter, receipt=receipt, must=message.qos > 0, done=_acknowledge(ack)))
-        self._announce_letter(letter)
+        letter = self._letter(message, error)
 
-    def _count_letter(self, message: InboundMessage, error: ApplianceError) -> None:
+        def done(outcome: Written | StoreError) -> None:
+            if isinstance(outcome, Written):
+                settle()
+
+        if self._submit(Write(dead_letter=letter, receipt=receipt, must=message.qos > 0, done=done)):
+            self._announce_letter(letter)
+
+    def _letter(self, message: InboundMessage, error: ApplianceError) -> DeadLetter:
         self._dead_letters += 1
-        log.warning("dead_letter", topic=message.topic, client=message.client, code=error.code, reason=str(error))
+        log.warning("dead_letter", topic=message.topic[:200], client=message.client, code=error.code, reason=str(error))
+        return DeadLetter(
+            at=now(),
+            topic=message.topic,
+            client=message.client,
+            code=error.code,
+            reason=str(error),
+            payload=message.payload,
+        )
 
-    def _submit(self, write: Write) -> None:
+    def _submit(self, write: Write) -> bool:
         """What need not be kept (QoS 0) is dropped and counted when there is no room."""
         try:
             self._store.submit(write)
         except (StoreError, Overloaded):
             self._dropped += 1
+            return False
+        return True
 
 
-def _letter(message: InboundMessage, error: ApplianceError) -> DeadLetter:
-    return DeadLetter(
-        at=now(),
-        topic=message.topic,
-        client=message.client,
-        code=error.code,
-        reason=str(error),
-        payload=message.payload,
-    )
+def _digest(message: InboundMessage, route: RouteConfig) -> bytes:
+    """16 bytes that stand for a picture on one of its routes."""
+    return hashlib.blake2b(message.payload, digest_size=16, key=route.name.encode()).digest()
 
 
-def _acknowledge(ack: Acknowledge) -> Callable[[Written | StoreError], None]:
-    def done(outcome: Written | StoreError) -> None:
-        if isinstance(outcome, Written):
-            ack()
-
-    return done
-
-
-def _both(first: Callable[[], None], second: Acknowledge) -> Acknowledge:
-    def ack() -> None:
-        first()
-        second()
-
-    return ack
-
-
-def _after(count: int, ack: Acknowledge) -> Acknowledge:
-    """An acknowledgement that is due when `count` routes have committed."""
-    left = [count]
-    lock = threading.Lock()
-
-    def one() -> None:
-        with lock:
-            left[0] -= 1
-            due = left[0] == 0
-        if due:
-            ack()
-
-    return one
+def _nothing() -> None:
+    pass

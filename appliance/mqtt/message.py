@@ -30,4 +30,8 @@ Acknowledge = Callable[[], None]
 """Sends the PUBACK, from any thread, at most once; does nothing when the connection it belongs to is gone."""
 
 Deliver = Callable[[InboundMessage, Acknowledge], None]
-"""Takes a message; it is acknowledged only when `Acknowledge` is called. Never raises and never blocks for long."""
+"""Takes a message; it is acknowledged only when `Acknowledge` is called. Never blocks for long.
+
+Raises Overloaded, and nothing else, when too much waits already: the message was not taken, and its connection is to
+be ended, so that it comes again.
+"""

@@ -1,7 +1,8 @@
 """Results on their way to the site broker: rows of the table `outbox`, deleted when the broker has acknowledged them.
 
-paho's own queue is memory without a limit; so rows are handed to it a few at a time, and stay in SQLite until their
-PUBACK.
+paho's own queue is memory; so rows are handed to it a few at a time, and stay in SQLite until their PUBACK. A row is
+handed over once in the life of a process: paho repeats what a lost connection swallowed. Rows that were on their way
+when the box went down are sent again, as with every delivery at QoS 1.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections import deque
 
 import structlog
 
-from appliance.errors import StoreError
 from appliance.mqtt.client import BrokerClient
 from appliance.schema import open_reader
 from appliance.store import Store, Write
@@ -38,19 +38,23 @@ class Outbox:
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self.beat = time.monotonic()
         broker.on_sent = self._sent
-        broker.on_connected = self._wake.set
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
+        """Hand over no more."""
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(5.0)
 
+    def settle(self) -> None:
+        """After `stop`, and after the connection has ended: forget what was acknowledged to the last."""
+        self._delete_acknowledged()
+
     def wake(self) -> None:
-        """A result was committed."""
+        """A result was committed, or the broker is there again."""
         self._wake.set()
 
     def _sent(self, mid: int) -> None:
@@ -59,17 +63,20 @@ class Outbox:
         self._wake.set()
 
     def _run(self) -> None:
-        rows = open_reader(self._store.path)
+        rows: sqlite3.Connection | None = None
         while not self._stopping:
             self._wake.wait(_POLL_S)
             self._wake.clear()
             self.beat = time.monotonic()
             try:
+                rows = rows or open_reader(self._store.path)
                 self._delete_acknowledged()
                 self._send(rows)
-            except (sqlite3.Error, StoreError) as error:
-                log.error("outbox_failed", error=str(error))
-        rows.close()
+            except Exception as error:
+                # The rows are on disk; whatever keeps them from their way, the next turn tries again.
+                log.error("outbox_failed", error=f"{type(error).__name__}: {error}")
+        if rows is not None:
+            rows.close()
 
     def _send(self, rows: sqlite3.Connection) -> None:
         room = _IN_FLIGHT_MAX - len(self._in_flight)

@@ -1,8 +1,10 @@
-"""Recognising a message that is delivered again, where the publisher gives no key.
+"""Recognising a message that is delivered again in a session that was resumed.
 
-A delivery is known by client, route, packet id and a hash of topic and payload. Packet ids come round again, and equal
-readings are not duplicates: only a message with the DUP flag is compared, and only with the last `window` messages of
-its client, as no client has more in flight.
+A delivery is known by client, route, packet id and a hash of what was sent. Packet ids come round again, and equal
+readings are not duplicates: only a message with the DUP flag is compared, and only with the last messages of its
+client, as no client has more in flight. In a new session nobody can tell: the message is kept, and flagged.
+
+Only clients whose session outlives their connection are remembered; for the others there is nothing to resume.
 """
 
 from __future__ import annotations
@@ -19,78 +21,105 @@ MAYBE_DUPLICATE = "maybe_duplicate"
 
 
 class Delivery:
-    """One accepted message: committed or on its way. `waiting`: to be acknowledged with it."""
+    """One accepted message: committed or on its way. `waiting`: a repeat that is to be acknowledged with it."""
 
     __slots__ = ("committed", "receipt", "waiting")
 
     def __init__(self, receipt: Receipt, committed: bool) -> None:
         self.receipt = receipt
         self.committed = committed
-        self.waiting: list[Acknowledge] = []
+        self.waiting: Acknowledge | None = None
+
+
+class Acceptance:
+    """known: it came before, no more is to be done. doubtful: perhaps it did. delivery: None where none is kept."""
+
+    __slots__ = ("delivery", "doubtful", "known")
+
+    def __init__(self, *, known: bool = False, doubtful: bool = False, delivery: Delivery | None = None) -> None:
+        self.known = known
+        self.doubtful = doubtful
+        self.delivery = delivery
+
+
+_NEW = Acceptance()
+_DOUBTFUL = Acceptance(doubtful=True)
+_KNOWN = Acceptance(known=True)
 
 
 class Receipts:
-    """Used from the doors' threads and the store's."""
+    """Used from the doors' threads and the store's. window: messages that a client may have in flight."""
 
     def __init__(self, window: int, known: Iterable[Receipt]) -> None:
         self._window = window
         self._lock = threading.Lock()
-        self._seq: dict[tuple[str, str], int] = {}
-        self._streams: dict[tuple[str, str], OrderedDict[int, Delivery]] = {}
+        # client -> route -> packet id -> delivery, oldest first
+        self._clients: dict[str, dict[str, OrderedDict[int, Delivery]]] = {}
+        self._seq = 0
         for receipt in known:
+            self._clients.setdefault(receipt.client, {})
             self._add(Delivery(receipt, committed=True))
 
-    def accept(self, message: InboundMessage, route: str, ack: Acknowledge) -> tuple[Delivery | None, bool, bool]:
-        """(delivery, known, doubtful). A known one needs no more: `ack` is called here or with the first delivery.
-
-        doubtful: it looks like a repeat, but its session is new, so that nobody can tell; it is to be kept.
-        """
-        packet_id = message.packet_id
-        if message.qos == 0 or packet_id is None:
-            return None, False, False
-        digest = hash_of(message)
-        doubtful = False
+    def remember(self, client: str) -> None:
+        """The session of this client lasts."""
         with self._lock:
-            stream = self._streams.get((message.client, route))
-            found = None if stream is None else stream.get(packet_id)
-            if message.duplicate and found is not None and found.receipt.hash == digest:
-                if message.session_resumed:
-                    if not found.committed:
-                        found.waiting.append(ack)
-                        return None, True, False
-                    ack_now = True
-                else:
-                    ack_now, doubtful = False, True
-            else:
-                ack_now = False
-            if not ack_now:
-                seq = self._seq.get((message.client, route), 0) + 1
-                delivery = Delivery(Receipt(message.client, route, packet_id, digest, seq), committed=False)
+            self._clients.setdefault(client, {})
+
+    def forget(self, client: str) -> None:
+        """The session of this client is over, and its packet ids mean nothing any more."""
+        with self._lock:
+            self._clients.pop(client, None)
+
+    def accept(self, message: InboundMessage, route: str, ack: Acknowledge) -> Acceptance:
+        """Take note of a message. `ack` of a known one is called here, or when the first delivery is committed."""
+        packet_id = message.packet_id
+        if packet_id is None:
+            return _NEW
+        doubtful = message.duplicate and not message.session_resumed
+        if message.client not in self._clients:
+            return _DOUBTFUL if doubtful else _NEW
+        digest = hash_of(message)
+        with self._lock:
+            routes = self._clients.setdefault(message.client, {})
+            recent = routes.get(route)
+            found = None if recent is None or not message.duplicate or doubtful else recent.get(packet_id)
+            if found is None or found.receipt.hash != digest:
+                self._seq += 1
+                delivery = Delivery(Receipt(message.client, route, packet_id, digest, self._seq), committed=False)
                 self._add(delivery)
-        if ack_now:
-            ack()
-            return None, True, False
-        return delivery, False, doubtful
+                return Acceptance(doubtful=doubtful, delivery=delivery)
+            if not found.committed:
+                # Of several repeats only the last one still has a connection.
+                found.waiting = ack
+                return _KNOWN
+        ack()
+        return _KNOWN
 
     def committed(self, delivery: Delivery) -> None:
-        """The message is on disk: acknowledge the repeats that came meanwhile."""
+        """The message is on disk: acknowledge the repeat that came meanwhile."""
         with self._lock:
             delivery.committed = True
-            waiting, delivery.waiting = delivery.waiting, []
-        for ack in waiting:
-            ack()
+            waiting, delivery.waiting = delivery.waiting, None
+        if waiting is not None:
+            waiting()
 
     def _add(self, delivery: Delivery) -> None:
         receipt = delivery.receipt
-        stream = receipt.client, receipt.route
-        self._seq[stream] = max(receipt.seq, self._seq.get(stream, 0))
-        recent = self._streams.setdefault(stream, OrderedDict())
+        self._seq = max(self._seq, receipt.seq)
+        recent = self._clients[receipt.client].setdefault(receipt.route, OrderedDict())
         recent.pop(receipt.packet_id, None)
         recent[receipt.packet_id] = delivery
         while len(recent) > self._window:
+            oldest = next(iter(recent.values()))
+            if not oldest.committed:
+                # A slow one, such as a hanging picture, is overtaken by many; it may still come again.
+                break
             recent.popitem(last=False)
 
 
 def hash_of(message: InboundMessage) -> bytes:
-    """16 bytes that stand for topic and payload."""
-    return hashlib.blake2b(message.topic.encode() + b"\0" + message.payload, digest_size=16).digest()
+    """16 bytes that stand for what was sent: topic, payload and user properties."""
+    digest = hashlib.blake2b(message.topic.encode() + b"\0" + message.payload, digest_size=16)
+    if message.user_properties:
+        digest.update(repr(message.user_properties).encode())
+    return digest.digest()

@@ -18,6 +18,7 @@ from tests.browser.screen import (
     expect_other_pixels,
     pixels,
 )
+from tests.support.wait import until
 
 PANEL_MM = 152.4
 """Width of a 7-inch 800x480 panel."""
@@ -66,6 +67,17 @@ def test_vibration_curve_and_score_appear(page: Page, line: Line, windows: dict[
     expect(mine.locator(".verdict .word")).to_have_text("NG")
     expect(mine.locator(".part-number")).to_have_text("B-2")
     expect_other_pixels(curve, before)
+
+
+def test_the_last_curve_is_there_when_the_page_opens(page: Page, line: Line, windows: dict[str, Golden]) -> None:
+    line.window("press-2", windows["ok"], part="B-1")
+    until(lambda: line.http.get("/v1/sources/press-2/latest").status_code == 200, 30, "the window being judged")
+
+    page.goto(line.url)
+
+    mine = card(page, "press-2")
+    expect(mine.locator(".stage canvas")).to_have_attribute("aria-label", "Vibration curve of press-2", timeout=SLOW_MS)
+    expect(mine.locator(".count-ok dd")).to_have_text("0")
 
 
 def test_one_source_fills_the_screen_and_can_be_read_from_two_metres(

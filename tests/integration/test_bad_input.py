@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import signal
 import socket
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,29 @@ def test_form_without_one_picture(box: Box, form: dict[str, Any], status: int, c
 
 
 @pytest.mark.parametrize(
+    ("headers", "content"),
+    [(b"", b"\xff\xfe"), (b"Content-Type: text/plain; charset=nonsense\r\n", b"P-1")],
+)
+def test_form_field_that_is_no_text(box: Box, headers: bytes, content: bytes) -> None:
+    disposition = b'--x\r\nContent-Disposition: form-data; name="%b"%b\r\n'
+    body = b"".join(
+        (
+            disposition % (b"file", b'; filename="a.png"') + b"\r\n" + PICTURE + b"\r\n",
+            disposition % (b"part", b"") + headers + b"\r\n" + content + b"\r\n--x--\r\n",
+        )
+    )
+    reply = box.http.post("/v1/predict/tiny", content=body, headers={"Content-Type": FORM})
+    assert "UTF-8" in check_problem(reply, 400, "input_undecodable")
+    check_serves(box)
+
+
+@pytest.mark.parametrize("path", ["/hmi/%00", "/hmi/..%00", "/v1/sources/a%00b/latest"])
+def test_path_with_a_nul(box: Box, path: str) -> None:
+    check_problem(box.http.get(path), 404, "not_found")
+    check_serves(box)
+
+
+@pytest.mark.parametrize(
     ("header", "value"), [("X-Part", "x" * 200), ("X-Source", "a/b"), ("X-Source", "x" * 65), ("X-Lot", "a\tb")]
 )
 def test_field_that_is_no_name(box: Box, header: str, value: str) -> None:
@@ -247,6 +272,16 @@ def test_what_is_not_http_at_all(box: Box) -> None:
         client.sendall(b"\x16\x03\x01 is this TLS?\r\n\r\n")
         assert b"400" in client.recv(1000)
     check_serves(box)
+
+
+@pytest.mark.parametrize("media_type", ["image/png", "application/json", FORM])
+def test_caller_that_hangs_up_in_the_middle(box: Box, media_type: str) -> None:
+    head = f"POST /v1/predict/tiny HTTP/1.1\r\nHost: localhost\r\nContent-Type: {media_type}\r\n"
+    for sent in (b"", b"--x\r\n", PICTURE):
+        with socket.create_connection(("127.0.0.1", box.port), timeout=30) as client:
+            client.sendall(f"{head}Content-Length: 100000\r\n\r\n".encode() + sent)
+    check_serves(box)
+    assert not box.events("unexpected")
 
 
 # Configuration and start.
@@ -301,7 +336,7 @@ def test_port_in_use(tmp_path: Path, models: Path, section: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         path = write_config(tmp_path, models, **{section: {"port": port}})
-        check_refused(run_appliance("serve", "--config", path), 3, "port_in_use", f"127.0.0.1:{port}")
+        check_refused(run_appliance("serve", "--config", path), 3, "port_in_use", str(port))
     # Nothing was left behind: the same configuration serves as soon as the port is free, after a clean stop.
     box = Box(path)
     try:
@@ -310,6 +345,8 @@ def test_port_in_use(tmp_path: Path, models: Path, section: str) -> None:
         assert box.stop() == 0
     finally:
         box.kill()
+    with closing(sqlite3.connect(box.data_dir / "results.db")) as database:
+        assert database.execute("SELECT count(*) FROM runs WHERE stopped_at IS NULL").fetchone() == (0,)
 
 
 def test_data_folder_that_cannot_be_written(tmp_path: Path, models: Path) -> None:
@@ -427,46 +464,50 @@ def test_no_models_at_all(tmp_path: Path) -> None:
 
 
 def test_full_disk(tmp_path: Path, models: Path) -> None:
-    with small_disk(tmp_path / "disk", 6 << 20) as disk:
-        with running_box(tmp_path, models, data_dir=str(disk.path / "data")) as box:
-            before = [send(box, params={"durable": "1"}).json()["id"] for _ in range(5)]
-            disk.fill()
-            noise = picture(230, side=200) + bytes(200_000)
-            detail = check_problem(send(box, noise, params={"durable": "1"}), 507, "store_full")
-            assert "delete files or shorten the retention" in detail
-            reply = send(box)
-            assert (reply.status_code, reply.json()["recorded"]) == (200, "no")
-            status = box.status()
-            assert status["store"]["state"] == "full"
-            assert [each["code"] for each in status["problems"]] == ["store_full"]
-            assert all("\n" not in each["message"] for each in status["problems"])
-            disk.free()
-            until(lambda: box.status()["store"]["state"] == "ok", 30, "the store recovering")
-            after = send(box, params={"durable": "1"}).json()
-            assert after["recorded"] == "committed"
-            assert box.status()["problems"] == []
-            kept = [each["id"] for each in box.http.get("/v1/results").json()["results"]]
-            assert kept[0] == after["id"]
-            assert kept[-5:] == before[::-1]
-            assert box.stop() == 0
-            box.start()
-            assert box.http.get(f"/v1/results/{before[0]}/image").content == PICTURE
-            assert box.stop() == 0
+    with (
+        small_disk(tmp_path / "disk", 6 << 20) as disk,
+        running_box(tmp_path, models, data_dir=str(disk.path / "data")) as box,
+    ):
+        before = [send(box, params={"durable": "1"}).json()["id"] for _ in range(5)]
+        disk.fill()
+        noise = picture(230, side=200) + bytes(200_000)
+        detail = check_problem(send(box, noise, params={"durable": "1"}), 507, "store_full")
+        assert "delete files or shorten the retention" in detail
+        reply = send(box)
+        assert (reply.status_code, reply.json()["recorded"]) == (200, "no")
+        status = box.status()
+        assert status["store"]["state"] == "full"
+        assert [each["code"] for each in status["problems"]] == ["store_full"]
+        assert all("\n" not in each["message"] for each in status["problems"])
+        disk.free()
+        until(lambda: box.status()["store"]["state"] == "ok", 30, "the store recovering")
+        after = send(box, params={"durable": "1"}).json()
+        assert after["recorded"] == "committed"
+        assert box.status()["problems"] == []
+        kept = [each["id"] for each in box.http.get("/v1/results").json()["results"]]
+        assert kept[0] == after["id"]
+        assert kept[-5:] == before[::-1]
+        assert box.stop() == 0
+        box.start()
+        assert box.http.get(f"/v1/results/{before[0]}/image").content == PICTURE
+        assert box.stop() == 0
 
 
 def test_start_and_stop_on_a_full_disk(tmp_path: Path, models: Path) -> None:
-    with small_disk(tmp_path / "disk", 6 << 20) as disk:
-        with running_box(tmp_path, models, data_dir=str(disk.path / "data")) as box:
-            send(box, params={"durable": "1"})
-            disk.fill()
-            send(box, picture(230, side=200) + bytes(200_000))
-            until(lambda: box.status()["store"]["state"] == "full", 30, "the store being full")
-            assert box.stop() == 0
-            assert "Traceback" not in box.errors() + box.output()
-            check_refused(run_appliance("serve", "--config", box.config), 2, "data_dir_unusable", "free")
-            disk.free()
-            box.start()
-            check_serves(box)
+    with (
+        small_disk(tmp_path / "disk", 6 << 20) as disk,
+        running_box(tmp_path, models, data_dir=str(disk.path / "data")) as box,
+    ):
+        send(box, params={"durable": "1"})
+        disk.fill()
+        send(box, picture(230, side=200) + bytes(200_000))
+        until(lambda: box.status()["store"]["state"] == "full", 30, "the store being full")
+        assert box.stop() == 0
+        assert "Traceback" not in box.errors() + box.output()
+        check_refused(run_appliance("serve", "--config", box.config), 2, "data_dir_unusable", "free")
+        disk.free()
+        box.start()
+        check_serves(box)
 
 
 # A runtime that hangs or crashes.

@@ -23,7 +23,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from appliance.config import ListenerConfig
-from appliance.errors import ConfigError, PortInUse
+from appliance.errors import ConfigError, Overloaded, PortInUse
 from appliance.mqtt import connection as connection_module
 from appliance.mqtt.listener import Listener
 from appliance.mqtt.message import Acknowledge, InboundMessage
@@ -1365,3 +1365,15 @@ def test_the_appliance_cannot_publish_what_is_no_message(box: Box, topic: str, q
 
 def test_both_wires_say_who_they_are() -> None:
     assert (Wire4().version, Wire5().version) == (4, 5)
+
+
+@BOTH
+def test_a_message_that_the_appliance_cannot_take_ends_its_connection_unacknowledged(
+    make_box: Callable[..., Box], version: int
+) -> None:
+    def full(_message: InboundMessage, _acknowledge: Acknowledge) -> None:
+        raise Overloaded("no room")
+
+    client = make_box(deliver=full).raw(version)
+    client.publish("a", packet_id=1)
+    client.expect_end(0x89)

@@ -40,7 +40,7 @@ class Device:
         self.messages: list[MQTTMessage] = []
         self.acknowledged: set[int] = set()
         self.refused: set[int] = set()
-        self.session_present: bool | None = None
+        self.connections = 0
         self._port = port
         self._version = version
         self._expiry_s = expiry_s
@@ -118,9 +118,9 @@ class Device:
         self.paho.disconnect()
         self.paho.loop_stop()
 
-    def _on_connect(self, _client: Paho, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
+    def _on_connect(self, _client: Paho, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if not reason.is_failure:
-            self.session_present = flags.session_present
+            self.connections += 1
             self._connected.set()
 
     def _on_publish(self, _client: Paho, _data: Any, mid: int, reason: Any, _properties: Any) -> None:

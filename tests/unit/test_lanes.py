@@ -39,6 +39,11 @@ class Crew:
         assert started.wait(30)
         return future
 
+    def dismiss(self) -> None:
+        """Open the gate and end every lane, those that were given up as well."""
+        self.gate.set()
+        until(lambda: self.lanes.stop(30), 30, "the lanes ending")
+
     def submit(self, run: Callable[[Job], Any] = lambda _: "done", owner: Hashable = "model") -> Future[Any]:
         return self.lanes.submit(owner, run)
 
@@ -47,8 +52,7 @@ class Crew:
 def crew() -> Iterator[Crew]:
     crew = Crew()
     yield crew
-    crew.gate.set()
-    assert crew.lanes.stop(30)
+    crew.dismiss()
 
 
 def test_job_gives_its_outcome(crew: Crew) -> None:
@@ -82,7 +86,7 @@ def test_lanes_run_beside_each_other() -> None:
     assert crew.lanes.status().busy == 2
     crew.gate.set()
     assert [future.result(30) for future in futures] == ["done", "done"]
-    assert crew.lanes.stop(30)
+    crew.dismiss()
 
 
 def test_job_that_waits_past_its_deadline_is_never_run(crew: Crew) -> None:
@@ -134,8 +138,7 @@ def test_job_that_waits_for_a_model_that_hangs_is_told_to_come_again() -> None:
     lanes.check(1001.0)
     with pytest.raises(ModelNotReady):
         behind.result(30)
-    crew.gate.set()
-    assert lanes.stop(30)
+    crew.dismiss()
 
 
 def test_answer_that_is_too_late_cannot_be_claimed(crew: Crew) -> None:
@@ -180,6 +183,12 @@ def test_caller_that_goes_away_does_not_harm_the_lane(crew: Crew) -> None:
     assert not waiting.cancel()
     crew.gate.set()
     assert [future.result(30), waiting.result(30)] == ["done", "done"]
+
+
+def test_stop_waits_for_healthy_lanes_only_and_says_that_one_hangs(crew: Crew) -> None:
+    crew.at_the_gate()
+    crew.lanes.check(LATER)
+    assert not crew.lanes.stop(30)
 
 
 def test_stop_refuses_what_waits_and_what_comes(crew: Crew) -> None:

@@ -32,7 +32,8 @@ def make_event(number: int, source: str = "camera-1") -> Event:
 
 async def publish(live: Live, *events: Event) -> None:
     """As the store does: from another thread."""
-    await asyncio.to_thread(lambda: [live.publish(event) for event in events])
+    for event in events:
+        await asyncio.to_thread(live.publish, event)
 
 
 def test_follower_gets_every_result_in_order() -> None:
@@ -56,7 +57,7 @@ def test_laggard_skips_the_oldest_and_holds_up_nobody() -> None:
             event = await prompt.next(30)
             assert event is not None
             seen.append(event.result.id)
-        left = []
+        left: list[int] = []
         while len(left) + laggard.skipped < 200:
             event = await laggard.next(30)
             assert event is not None

@@ -17,7 +17,9 @@ def test_a_camera_publishes_jpegs_whose_parts_and_keys_count_up() -> None:
     assert [dict(each.properties)["part"] for each in messages] == ["P-000001", "P-000002", "P-000003"]
     assert [dict(each.properties)["seq"] for each in messages] == ["7-1", "7-2", "7-3"]
     for each in messages:
-        assert cv2.imdecode(np.frombuffer(each.payload, np.uint8), cv2.IMREAD_COLOR).shape == (480, 480, 3)
+        image = cv2.imdecode(np.frombuffer(each.payload, np.uint8), cv2.IMREAD_COLOR)
+        assert image is not None
+        assert image.shape == (480, 480, 3)
 
 
 def test_the_same_camera_shows_the_same_parts_again() -> None:

@@ -286,6 +286,22 @@ def test_retention_says_when_more_is_left(tmp_path: Path) -> None:
     again.store.stop()
 
 
+def test_retention_gives_the_space_back(tmp_path: Path) -> None:
+    clerk = Clerk(tmp_path / "data", now=1000 * DAY_S)
+    clerk.store.start()
+    for _ in range(300):
+        clerk.write(reading=make_reading(key="x" * 2000 + str(time.monotonic_ns())))
+    clerk.commit(cursor=Cursor("r", "plc", 1000, 0))
+    clerk.store.stop()
+    again = Clerk(tmp_path / "data", now=1000 * DAY_S)
+    (before,) = rows(clerk.folder, "PRAGMA page_count")[0]
+    again.store.retain()
+    (after,) = rows(clerk.folder, "PRAGMA page_count")[0]
+    assert again.count("readings") == 0
+    assert after < before / 4
+    again.store.stop()
+
+
 def test_ids_are_never_used_again_even_after_a_kill(tmp_path: Path) -> None:
     """They were told to callers, whether or not their results came to disk."""
     told: list[int] = []
@@ -417,7 +433,8 @@ def is_refused(clerk: Clerk) -> bool:
         return True
 
 
-def test_retention_makes_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("must", [False, True])
+def test_retention_makes_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, must: bool) -> None:
     monkeypatch.setattr("appliance.store._RETENTION_EVERY_S", 0.1)
     with (
         small_disk(tmp_path / "disk", 8 << 20) as disk,
@@ -427,12 +444,29 @@ def test_retention_makes_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest
             clerk.commit(result=clerk.result(frame=bytes(1 << 20)))
         (disk.path / "filler").write_bytes(bytes(1 << 20))
         until(lambda: is_refused(clerk), 30, "a refusal")
-        clerk.write(reading=make_reading(), must=True)
+        if must:
+            clerk.write(reading=make_reading(), must=True)
+            until(lambda: clerk.store.status().waiting == 0, 30, "the store having it in hand")
         for number in (1, 2):
             os.utime(clerk.folder / "frames" / f"{number:08d}.seg", (1000, 1000))
-        answer = clerk.answers.get(timeout=30)
-        assert isinstance(answer, Written)
-        assert clerk.store.status().state == "ok"
+        until(lambda: clerk.store.status().state == "ok", 30, "the store recovering")
+        if must:
+            assert clerk.answers.get(timeout=30) == Written(reading_id=1)
+
+
+def test_database_that_somebody_locked_is_tried_again_and_costs_no_space(clerk: Clerk) -> None:
+    clerk.commit(result=clerk.result(frame=bytes(1000)))
+    segment = clerk.folder / "frames" / "00000001.seg"
+    with contextlib.closing(sqlite3.connect(clerk.store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        clerk.write(result=clerk.result(frame=bytes(500)), must=True)
+        until(lambda: clerk.store.status().state == "failing", 30, "the store giving up for now")
+        assert "locked" in str(clerk.store.status().reason)
+        assert clerk.answers.empty()
+        other.execute("ROLLBACK")
+    assert clerk.answers.get(timeout=30) == Written()
+    assert clerk.store.status().state == "ok"
+    assert segment.stat().st_size == 1500
 
 
 def test_many_threads_may_write(clerk: Clerk) -> None:
