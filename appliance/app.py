@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import socket
 import time
@@ -35,6 +36,10 @@ log = structlog.get_logger("app")
 
 EXIT_HUNG = 70
 """Exit code when only a restart helps: a native call hangs for good."""
+
+
+_COLLECT_EVERY = 20_000
+"""Objects between two looks of the garbage collector: each message makes some, none of them in a cycle."""
 
 
 class Box:
@@ -139,9 +144,14 @@ class Box:
         return MqttReport(listener, broker, self._mqtt.status())
 
     async def beat_for_ever(self) -> None:
-        """The HTTP loop's heartbeat."""
+        """The HTTP loop's heartbeat. Once the models are there, the garbage collector need not look at them again."""
+        gc.set_threshold(_COLLECT_EVERY)
+        spared = False
         while True:
             self._loop_beat = time.monotonic()
+            if not spared and self._slots.loaded.is_set():
+                gc.freeze()
+                spared = True
             await asyncio.sleep(1.0)
 
 

@@ -454,7 +454,7 @@ class Store:
         for write, frame in zip(batch, frames, strict=True):
             outcome = Written()
             if write.reading is not None:
-                outcome = self._insert_reading(write.reading, rows)
+                outcome = Written(reading_id=self._add_row(write.reading, rows))
             if write.result is not None:
                 outcome = self._insert_result(write.result, frame, sources)
             if write.dead_letter is not None and not outcome.duplicate:
@@ -486,7 +486,7 @@ class Store:
                 db.executemany("DELETE FROM outbox WHERE id = ?", [(number,) for number in write.sent])
             written.append(outcome)
         if rows:
-            db.executemany(_INSERT_READING, rows)
+            self._insert_readings(rows, written)
         if receipts:
             db.executemany(
                 "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?)",
@@ -497,27 +497,40 @@ class Store:
         self._reserve_ids()
         return written
 
-    def _insert_reading(self, reading: NewReading, rows: list[tuple[object, ...]]) -> Written:
-        """Keyed readings go in one by one, since each may be a duplicate; the others wait in `rows`."""
+    def _add_row(self, reading: NewReading, rows: list[tuple[object, ...]]) -> int:
         self._reading_id += 1
-        row = (
-            self._reading_id,
-            reading.at,
-            reading.route,
-            reading.source,
-            reading.key,
-            reading.part.part,
-            reading.part.lot,
-            reading.part.recipe,
-            " ".join(reading.flags) or None,
-            reading.channels,
-            reading.samples,
+        rows.append(
+            (
+                self._reading_id,
+                reading.at,
+                reading.route,
+                reading.source,
+                reading.key,
+                reading.part.part,
+                reading.part.lot,
+                reading.part.recipe,
+                " ".join(reading.flags) or None,
+                reading.channels,
+                reading.samples,
+            )
         )
-        if reading.key is None:
-            rows.append(row)
-        elif self._db.execute(_INSERT_READING, row).rowcount == 0:
-            return Written(duplicate=True)
-        return Written(reading_id=self._reading_id)
+        return self._reading_id
+
+    def _insert_readings(self, rows: list[tuple[object, ...]], written: list[Written]) -> None:
+        """Many rows in a statement: after each one, this thread has to wait for its turn to run Python again."""
+        whole = len(rows) - len(rows) % _ROWS_AT_ONCE
+        added = 0
+        for at in range(0, whole, _ROWS_AT_ONCE):
+            values = [value for row in rows[at : at + _ROWS_AT_ONCE] for value in row]
+            added += self._db.execute(_INSERT_READINGS, values).rowcount
+        if whole < len(rows):
+            added += self._db.executemany(_INSERT_READING, rows[whole:]).rowcount
+        if added == len(rows):
+            return
+        new = {number for (number,) in self._db.execute("SELECT id FROM readings WHERE id >= ?", rows[0][:1])}
+        for index, outcome in enumerate(written):
+            if outcome.reading_id is not None and outcome.reading_id not in new:
+                written[index] = Written(duplicate=True)
 
     def _insert_result(self, new: NewResult, frame: Location | None, sources: dict[str, list[object]]) -> Written:
         result = new.result
@@ -599,7 +612,10 @@ class Store:
 
 
 _NEEDED = "AND id < coalesce((SELECT reading FROM cursors c WHERE c.route = t.route AND c.source = t.source), 0)"
-_INSERT_READING = "INSERT INTO readings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_READING = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ROWS_AT_ONCE = 50
+_INSERT_READING = f"INSERT INTO readings VALUES {_READING} ON CONFLICT DO NOTHING"
+_INSERT_READINGS = f"INSERT INTO readings VALUES {', '.join([_READING] * _ROWS_AT_ONCE)} ON CONFLICT DO NOTHING"
 _UPSERT_SOURCE = (
     "INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET route = excluded.route, "
     "kind = excluded.kind, model = excluded.model, count = count + excluded.count, last_id = excluded.last_id, "
