@@ -201,6 +201,7 @@ def serve(config: Config, loaders: Loaders | None = None, on_started: Callable[[
             box.app,
             http="httptools",
             lifespan="off",
+            proxy_headers=False,
             access_log=False,
             log_config=None,
             timeout_graceful_shutdown=5,

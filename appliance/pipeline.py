@@ -248,6 +248,7 @@ class Pipeline:
                 cleared=recording.cleared,
                 outbox=self._outgoing(result, body),
                 must=recording.must,
+                awaited=recording.must or recording.done is not None,
                 done=done,
             )
         )

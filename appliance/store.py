@@ -31,6 +31,9 @@ log = structlog.get_logger("store")
 
 _BATCH_WRITES_MAX = 2000
 _BATCH_BYTES_MAX = 32 << 20
+_UNAWAITED_LINGER_S = 0.02
+"""Every commit costs two syncs: results that were answered before their commit go in groups."""
+
 _WAITING_BYTES_MAX = 256 << 20
 _ID_BLOCK = 10_000
 _RETRY_S = (0.05, 0.2, 1.0)
@@ -101,7 +104,10 @@ class Written(msgspec.Struct, frozen=True):
 
 
 class Write(msgspec.Struct, frozen=True, kw_only=True):
-    """What is committed together. must: keep and try again for as long as the disk refuses."""
+    """What is committed together.
+
+    must: keep and try again for as long as the disk refuses. awaited: somebody waits for the commit.
+    """
 
     reading: NewReading | None = None
     result: NewResult | None = None
@@ -114,6 +120,7 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
     outbox: tuple[tuple[str, bytes], ...] = ()
     sent: tuple[int, ...] = ()
     must: bool = False
+    awaited: bool = True
     done: Callable[[Written | StoreError], None] | None = None
 
     def weight(self) -> int:
@@ -156,6 +163,7 @@ class Store:
         self._waiting_bytes = 0
         self._changed = threading.Condition()
         self._stopping = False
+        self._awaited = 0
         self._state: Literal["ok", "full", "failing"] = "ok"
         self._reason: str | None = None
         self._lost = 0
@@ -218,7 +226,10 @@ class Store:
                 raise self._refusal()
             self._waiting.append(write)
             self._waiting_bytes += weight
-            self._changed.notify()
+            self._awaited += write.awaited
+            # Waking the writer for each write of a group would cost more than the writes.
+            if len(self._waiting) == 1 or (write.awaited and self._awaited == 1) or self._urgent():
+                self._changed.notify()
 
     def status(self) -> StoreStatus:
         return StoreStatus(self._state, self._reason, len(self._waiting), self._lost, self._last_commit_at)
@@ -301,18 +312,26 @@ class Store:
             self.beat = time.monotonic()
             if not self._waiting:
                 return None if self._stopping else []
-            if self._config.linger_ms and not self._stopping:
-                self._changed.wait_for(
-                    lambda: self._stopping or len(self._waiting) >= _BATCH_WRITES_MAX, self._config.linger_ms / 1000
-                )
+            self._linger()
             batch: list[Write] = []
             weight = 0
             while self._waiting and len(batch) < _BATCH_WRITES_MAX and weight < _BATCH_BYTES_MAX:
                 write = self._waiting.popleft()
+                self._awaited -= write.awaited
                 weight += write.weight()
                 batch.append(write)
             self._waiting_bytes -= weight
             return batch
+
+    def _linger(self) -> None:
+        """Let a group gather: as long as the configuration says, and a moment longer while nobody waits for it."""
+        linger_s = self._config.linger_ms / 1000
+        self._changed.wait_for(lambda: self._awaited > 0 or self._urgent(), max(linger_s, _UNAWAITED_LINGER_S))
+        if linger_s and self._awaited:
+            self._changed.wait_for(self._urgent, linger_s)
+
+    def _urgent(self) -> bool:
+        return self._stopping or len(self._waiting) >= _BATCH_WRITES_MAX or self._waiting_bytes >= _BATCH_BYTES_MAX
 
     def _commit_until_done(self, batch: list[Write]) -> None:
         attempt = 0

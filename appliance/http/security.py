@@ -5,6 +5,7 @@ The seam for keys and TLS: `check_address` decides at start, `check_request` for
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,11 +42,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _hostname(host: str) -> str:
+# Every request of a client names the same host.
+@functools.lru_cache(maxsize=256)
+def _names_this_machine(host: str) -> bool:
+    """Whether a Host header is the loopback, with or without a port."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
-        return ""
+        return False
 
 
 def check_request(request: Request[Any, Any, Any]) -> None:
@@ -56,7 +60,7 @@ def check_request(request: Request[Any, Any, Any]) -> None:
     if "\0" in request.scope["path"]:
         raise NotFound("there is nothing at a path with a NUL; GET / shows the page")
     host = request.headers.get("host", "")
-    if not is_loopback(_hostname(host)):
+    if not _names_this_machine(host):
         raise AddressRefused(f"Host is {host!r}: call this box by the address it listens on")
     origin = request.headers.get("origin")
     if origin is not None and origin != "null" and origin.partition("://")[2] != host:
