@@ -24,7 +24,8 @@ from appliance.lanes import Job, Lanes
 from appliance.repository import ModelVersion
 from appliance.served import Inferred, ServedModel
 from appliance.slots import Slots
-from appliance.store import Cursor, DeadLetter, NewResult, Receipt, Store, Write, Written
+from appliance.store import Store
+from appliance.writes import Cursor, DeadLetter, NewResult, Receipt, Write, Written
 
 log = structlog.get_logger("pipeline")
 

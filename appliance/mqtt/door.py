@@ -27,8 +27,9 @@ from appliance.mqtt.sessions import SavedSession, Subscription
 from appliance.mqtt.streams import Streams
 from appliance.pipeline import Pipeline
 from appliance.slots import Slots
-from appliance.store import DeadLetter, Store, Write
+from appliance.store import Store
 from appliance.watchdog import Beat
+from appliance.writes import DeadLetter, Write
 
 log = structlog.get_logger("mqtt")
 

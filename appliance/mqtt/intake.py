@@ -43,7 +43,8 @@ from appliance.mqtt.streams import Reading, Streams
 from appliance.mqtt.topics import matched_levels
 from appliance.pipeline import Answer, Pipeline, Recording, now
 from appliance.slots import Slots
-from appliance.store import DeadLetter, NewReading, Receipt, Store, Write, Written
+from appliance.store import Store
+from appliance.writes import DeadLetter, NewReading, Receipt, Write, Written
 
 log = structlog.get_logger("intake")
 

@@ -16,7 +16,8 @@ import structlog
 
 from appliance.mqtt.client import BrokerClient
 from appliance.schema import open_reader
-from appliance.store import Store, Write
+from appliance.store import Store
+from appliance.writes import Write
 
 log = structlog.get_logger("outbox")
 

@@ -10,7 +10,8 @@ import time
 
 import msgspec
 
-from appliance.store import Store, Write
+from appliance.store import Store
+from appliance.writes import Write
 
 WATCHFUL_S = 60.0
 """How long after the start every input is suspected, once the box went down twice in a row."""

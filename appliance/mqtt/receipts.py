@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from appliance.mqtt.message import Acknowledge, InboundMessage
-from appliance.store import Receipt
+from appliance.writes import Receipt
 
 MAYBE_DUPLICATE = "maybe_duplicate"
 

@@ -29,7 +29,8 @@ from appliance.errors import ApplianceError, InferenceError, LaneTimeout, ModelN
 from appliance.mqtt.message import Acknowledge
 from appliance.mqtt.poison import Suspects, Suspicion
 from appliance.pipeline import Answer, Pipeline, Recording
-from appliance.store import Cursor, DeadLetter, Store, Write
+from appliance.store import Store
+from appliance.writes import Cursor, DeadLetter, Write
 
 log = structlog.get_logger("streams")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from appliance.config import StoreConfig
 from appliance.mqtt.poison import Suspects, Suspicion
-from appliance.store import Store, Write
+from appliance.store import Store
+from appliance.writes import Write
 from tests.support.records import query
 from tests.support.wait import until
 

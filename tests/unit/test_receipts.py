@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from appliance.mqtt.message import InboundMessage
 from appliance.mqtt.receipts import Acceptance, Receipts, hash_of
-from appliance.store import Receipt
+from appliance.writes import Receipt
 
 
 class Acks:

@@ -20,16 +20,8 @@ import pytest
 from appliance.config import StoreConfig
 from appliance.core.protocol import RESULT_SCHEMA, Part, Result
 from appliance.errors import DataDirError, StoreError, StoreFull
-from appliance.store import (
-    Cursor,
-    DeadLetter,
-    NewReading,
-    NewResult,
-    Receipt,
-    Store,
-    Write,
-    Written,
-)
+from appliance.store import Store
+from appliance.writes import Cursor, DeadLetter, NewReading, NewResult, Receipt, Write, Written
 from tests.support.disk import small_disk
 from tests.support.wait import until
 

@@ -1,0 +1,103 @@
+"""What the store is asked to write, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from appliance.core.protocol import Part, Result
+from appliance.errors import StoreError
+
+
+class NewReading(msgspec.Struct, frozen=True, kw_only=True):
+    """samples: little-endian float32, sample by sample, `channels` values each."""
+
+    route: str
+    source: str
+    at: float
+    key: str | None = None
+    part: Part = Part()
+    flags: tuple[str, ...] = ()
+    channels: int
+    samples: bytes
+
+
+class NewResult(msgspec.Struct, frozen=True, kw_only=True):
+    """body: the result as JSON. window: (last reading id, end offset in it) of the window it judges."""
+
+    result: Result
+    kind: Literal["image", "window"]
+    body: bytes
+    frame: bytes | None = None
+    key: str | None = None
+    window: tuple[int, int] | None = None
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that cannot become a result, with the reason; its payload is kept as a frame."""
+
+    at: float
+    topic: str
+    client: str
+    code: str
+    reason: str
+    payload: bytes
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """Where the next window of a stream begins: a reading and a sample in it."""
+
+    route: str
+    source: str
+    reading: int
+    offset: int
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """By which delivery a message came, to recognise it when it comes again. seq: counts up."""
+
+    client: str
+    route: str
+    packet_id: int
+    hash: bytes
+    seq: int
+
+
+class Written(msgspec.Struct, frozen=True):
+    """duplicate: the publisher's key was there already, so nothing was added."""
+
+    duplicate: bool = False
+    reading_id: int | None = None
+
+
+class Write(msgspec.Struct, frozen=True, kw_only=True):
+    """What is committed together.
+
+    must: keep and try again for as long as the disk refuses. awaited: somebody waits for the commit.
+    """
+
+    reading: NewReading | None = None
+    result: NewResult | None = None
+    dead_letter: DeadLetter | None = None
+    cursor: Cursor | None = None
+    receipt: Receipt | None = None
+    suspect: bytes | None = None
+    cleared: bytes | None = None
+    session: tuple[str, bytes | None] | None = None
+    outbox: tuple[tuple[str, bytes], ...] = ()
+    sent: tuple[int, ...] = ()
+    must: bool = False
+    awaited: bool = True
+    done: Callable[[Written | StoreError], None] | None = None
+
+    def weight(self) -> int:
+        """Bytes it holds in memory, roughly."""
+        frame = self.result.frame if self.result is not None else None
+        return (
+            500
+            + (len(frame) if frame else 0)
+            + (len(self.reading.samples) if self.reading is not None else 0)
+            + (len(self.dead_letter.payload) if self.dead_letter is not None else 0)
+        )
