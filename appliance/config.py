@@ -84,6 +84,8 @@ class StoreConfig(_Section, frozen=True, kw_only=True):
     readings_hours: Annotated[float, msgspec.Meta(gt=0)] = 24.0
     images_days: Annotated[float, msgspec.Meta(gt=0)] = 7.0
     dead_letters_days: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    outbox_rows_max: Annotated[int, msgspec.Meta(ge=1000)] = 200_000
+    """Results that may wait for a site broker that is away; the oldest go first, as they are still in the store."""
     free_bytes_min: Annotated[int, msgspec.Meta(ge=0)] = 64 << 20
     linger_ms: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
     """How long a group commit waits for company: spares flash, costs latency."""

@@ -21,6 +21,7 @@ from typing import Literal
 import msgspec
 import structlog
 
+from appliance import ballast
 from appliance.config import StoreConfig
 from appliance.core.protocol import Part
 from appliance.errors import DataDirError, Overloaded, StoreError, StoreFull, StoreUnavailable
@@ -63,6 +64,8 @@ class Store:
         self._lock_file = _lock(data_dir)
         self.path = data_dir / "results.db"
         try:
+            if ballast.drop_when_full(data_dir):
+                log.warning("ballast_dropped", data_dir=str(data_dir))
             self._db = open_writer(self.path)
             self.frames = _open_frames(data_dir / "frames", config.segment_bytes)
         except DataDirError:
@@ -92,6 +95,11 @@ class Store:
         except sqlite3.Error as error:
             self._close()
             raise DataDirError(f"{self.path}: {error}; free space on the disk, or give another --data-dir") from error
+        ballast.lay(data_dir, config.free_bytes_min)
+        try:
+            self._check_space()
+        except StoreFull as error:
+            self._set_state("full", str(error))
         self._thread = threading.Thread(target=self._write_for_ever, name="store-writer", daemon=True)
 
     def start(self) -> None:
@@ -205,6 +213,8 @@ class Store:
         return int(row[0])
 
     def _write_for_ever(self) -> None:
+        if self._state != "ok":
+            self._probe(0)
         while True:
             batch = self._take()
             if batch is None:
@@ -315,8 +325,7 @@ class Store:
         if now - self._space_checked_at < _SPACE_CHECK_S and self._state == "ok":
             return
         self._space_checked_at = now
-        disk = os.statvfs(self._data_dir)
-        free = disk.f_bavail * disk.f_frsize
+        free = ballast.free_bytes(self._data_dir)
         if free < self._config.free_bytes_min:
             raise StoreFull(
                 f"{free >> 20} MiB free on the disk of {self._data_dir}, {self._config.free_bytes_min >> 20} MiB must "
@@ -522,6 +531,7 @@ class Store:
         now = self._now()
         config = self._config
         more = False
+        ballast.lay(self._data_dir, config.free_bytes_min)
         self.frames.drop_older(now - config.images_days * 86_400)
         for table, keep_s, needed in (
             ("results", config.results_days * 86_400, ""),
@@ -534,6 +544,11 @@ class Store:
                 (now - keep_s,),
             ).rowcount
             more = more or dropped == _RETENTION_ROWS
+        left_behind = self._db.execute(
+            "DELETE FROM outbox WHERE id <= (SELECT max(id) FROM outbox) - ?", (config.outbox_rows_max,)
+        ).rowcount
+        if left_behind:
+            log.warning("outbox_dropped", rows=left_behind)
         # `execute` would take one step of it, and give back one page.
         self._db.executescript("PRAGMA incremental_vacuum(1000)")
         return more

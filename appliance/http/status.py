@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from litestar import get
 from litestar.di import NamedDependency
 
 from appliance import __version__
+from appliance.ballast import free_bytes
 from appliance.core.manifest import WindowPreprocess
 from appliance.history import History, LastDeadLetter
 from appliance.lanes import Lanes, LanesStatus
@@ -163,14 +163,13 @@ class Status:
     def _store_report(self) -> StoreReport:
         status = self._store.status()
         folder = self._store.path.parent
-        disk = os.statvfs(folder)
         files = [self._store.path, *folder.glob("results.db-*"), *(folder / "frames").glob("*.seg")]
         return StoreReport(
             state=status.state,
             reason=status.reason,
             results=self._history.count(),
             bytes=sum(map(_size, files)),
-            free_bytes=disk.f_bavail * disk.f_frsize,
+            free_bytes=free_bytes(folder),
             last_commit_age_s=round(time.monotonic() - status.last_commit_at, 1),
             waiting=status.waiting,
         )

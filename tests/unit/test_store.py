@@ -408,6 +408,33 @@ def test_start_on_a_full_disk_is_refused_in_one_line(tmp_path: Path) -> None:
             assert clerk.count("results") == 1
 
 
+def test_box_that_ran_with_room_starts_on_a_full_disk_and_says_so(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 64 << 20) as disk:
+        with opened(disk.path / "data", free_bytes_min=1 << 20) as clerk:
+            clerk.commit(result=clerk.result())
+            assert (disk.path / "data" / "ballast").exists()
+        disk.fill()
+        with opened(disk.path / "data", free_bytes_min=16 << 20) as clerk:
+            assert clerk.store.status().state == "full"
+            assert "16 MiB must stay free" in str(clerk.store.status().reason)
+            disk.free()
+            until(lambda: clerk.store.status().state == "ok", 30, "the store taking writes again")
+            assert clerk.commit(result=clerk.result()) == Written()
+            assert clerk.count("results") == 2
+
+
+def test_outbox_keeps_the_newest_when_the_broker_stays_away(tmp_path: Path) -> None:
+    with opened(tmp_path / "data", outbox_rows_max=1000) as clerk:
+        for number in range(3):
+            rows_of_500 = tuple((f"t/{number}", b"x") for _ in range(500))
+            clerk.commit(result=clerk.result(), outbox=rows_of_500)
+    clerk = Clerk(tmp_path / "data", outbox_rows_max=1000)
+    clerk.store.retain()
+    clerk.store.stop()
+
+    assert rows(tmp_path / "data", "SELECT topic, count(*) FROM outbox GROUP BY topic") == [("t/1", 500), ("t/2", 500)]
+
+
 def test_disk_is_left_to_others_before_it_is_full(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 8 << 20) as disk, opened(disk.path / "data", free_bytes_min=4 << 20) as clerk:
         assert clerk.commit(result=clerk.result()) == Written()
