@@ -16,7 +16,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from appliance.config import Config, shipped_models_dir
+from appliance.config import Config, named_models, shipped_models_dir
 from appliance.core.protocol import Result, Trace
 from appliance.errors import ApplianceError, ConfigError, PortInUse
 from appliance.history import History
@@ -80,7 +80,14 @@ class Box:
             raise
         history = History(self._store.path, self._store.frames)
         self._status = Status(
-            config.device, self._slots, self._lanes, self._store, history, config.ready_requires, self._mqtt_report
+            config.device,
+            self._slots,
+            self._lanes,
+            self._store,
+            history,
+            config.ready_requires,
+            named_models(config),
+            self._mqtt_report,
         )
         self.app = create_app(config.http, self._pipeline, history, self._live, self._status)
         self._loop_beat = time.monotonic()

@@ -39,8 +39,8 @@ def serve(path: Path | None, data_dir: str | None, models_dir: str | None, host:
 
 
 @appliance.command()
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="HTTP, or the next free")
-@click.option("--mqtt-port", type=click.IntRange(0, 65535), default=1883, show_default=True, help="or the next free")
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="HTTP, or the next free")
+@click.option("--mqtt-port", type=click.IntRange(1, 65535), default=1883, show_default=True, help="or the next free")
 def demo(port: int, mqtt_port: int) -> None:
     """Serve with a simulated camera and PLC, on free ports, and say what to try."""
     from appliance.demo import run

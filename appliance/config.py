@@ -156,6 +156,16 @@ class Config(_Section, frozen=True, kw_only=True):
                 raise ValueError(f"two entries of `routes` have the name {name!r}; each needs its own")
 
 
+def named_models(config: Config) -> list[tuple[str, str]]:
+    """Where the configuration names a model, and the name: a model may be installed later, so none is refused here."""
+    return [
+        *(("ready_requires", name) for name in config.ready_requires),
+        *((f"route {route.name}", route.model) for route in config.routes),
+        *((f"[models.{name}]", name) for name in config.models),
+        *((f"recipe {recipe}", name) for recipe, models in config.recipes.items() for name in models),
+    ]
+
+
 def load(
     path: Path | None = None,
     *,

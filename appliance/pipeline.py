@@ -19,7 +19,7 @@ from appliance.core.draw import draw
 from appliance.core.manifest import ImagePreprocess, ModelManifest
 from appliance.core.protocol import RESULT_SCHEMA, InferenceRequest, Recorded, Result, Trace
 from appliance.core.verdict import VerdictRule, judge
-from appliance.errors import ApplianceError, InferenceTimeout, ModelNotReady, Overloaded, StoreError
+from appliance.errors import ApplianceError, InferenceTimeout, MediaTypeError, ModelNotReady, Overloaded, StoreError
 from appliance.lanes import Job, Lanes
 from appliance.repository import ModelVersion
 from appliance.served import Inferred, ServedModel
@@ -85,11 +85,14 @@ class Pipeline:
     def submit(self, request: InferenceRequest, recording: Recording | None = None) -> Future[Answer]:
         """Start an inference; the future ends with the answer, after the commit if the request is durable.
 
-        Raises at once ModelError (not found, loading, failed) and Overloaded; the future raises InputError,
-        InferenceError, InferenceTimeout and, when durable, StoreError.
+        Raises at once ModelError (not found, loading, failed), Overloaded, and MediaTypeError when a drawing is asked
+        of a model that takes no pictures; the future raises InputError, InferenceError, InferenceTimeout and, when
+        durable, StoreError.
         """
         recording = recording or Recording()
         served = self._slots.choose(request.model, request.version)
+        if request.draw and served.kind != "image":
+            raise MediaTypeError(f"model {request.model} judges no pictures; ask for application/json")
         if not (request.durable or (request.door == "http" and request.model in self._always_durable)):
             return self._lanes.submit(served, lambda job: self._infer(served, request, recording, job, None))
         committed: Future[Answer] = Future()

@@ -50,6 +50,9 @@ class ServedModel:
         self.errors = 0
         self.infer_ms: deque[float] = deque(maxlen=_TIMES_KEPT)
 
+    def __str__(self) -> str:
+        return f"{self.manifest.name} {self.manifest.version}"
+
     @property
     def kind(self) -> str:
         """`image` or `window`: what one input is."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ from appliance.served import ServedModel, load
 log = structlog.get_logger("slots")
 
 HANGS_MAX = 2
-RELOAD_S_MAX = 60.0
+LOAD_S_MAX = 120.0
 
 State = Literal["loading", "ready", "failed"]
 
@@ -40,7 +41,7 @@ class Slot:
         self.reason: str | None = None
         self.served: ServedModel | None = None
         self.hangs = 0
-        self.reloading_since: float | None = None
+        self.loading_since: float | None = None
 
 
 class Slots:
@@ -68,13 +69,13 @@ class Slots:
             self._slots[manifest.name] = Slot(manifest.name, manifest.version, version)
         self.broken = broken
         self._add_broken(broken)
-        self._threads = [threading.Thread(target=self._load_all, name="model-loader", daemon=True)]
+        self._threads: list[threading.Thread] = []
         self._stopping = False
         self.loaded = threading.Event()
 
     def start(self) -> None:
         """Load every model in a thread of its own; the doors answer meanwhile."""
-        self._threads[0].start()
+        self._start_loading(self._load_all, "model-loader")
 
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Load no further model; returns whether those that are being compiled were done in time."""
@@ -134,16 +135,23 @@ class Slots:
             self._fatal(f"model {slot.name} version {slot.version} hung {slot.hangs} times")
             return
         slot.served, slot.state, slot.reason = None, "loading", "it hung and is compiled afresh"
-        slot.reloading_since = time.monotonic()
-        thread = threading.Thread(target=self._load, args=(slot,), name=f"reload-{slot.name}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        self._start_loading(partial(self._load, slot), f"reload-{slot.name}")
 
     def check(self, now: float) -> None:
-        """Enforce the bound on a reload; called by the watchdog with the monotonic time."""
-        for slot in self._slots.values():
-            if slot.reloading_since is not None and now - slot.reloading_since > RELOAD_S_MAX:
-                self._fatal(f"model {slot.name} could not be compiled afresh within {RELOAD_S_MAX:g} s")
+        """Enforce the bound on a load; called by the watchdog with the monotonic time.
+
+        A model that hangs in its first load is given up, and the others are loaded without it.
+        """
+        overdue = [
+            slot for slot in self.slots() if slot.loading_since is not None and now - slot.loading_since > LOAD_S_MAX
+        ]
+        for slot in overdue:
+            if slot.hangs:
+                self._fatal(f"model {slot.name} could not be compiled afresh within {LOAD_S_MAX:g} s")
+            else:
+                slot.loading_since = None
+                self._fail(slot, "model_load_failed", f"it did not load within {LOAD_S_MAX:g} s")
+                self._start_loading(self._load_all, "model-loader")
 
     def _add_broken(self, broken: list[Broken]) -> None:
         for each in broken:
@@ -156,15 +164,20 @@ class Slots:
                 slot.state, slot.reason = "failed", str(each.error)
                 self._slots[each.name] = slot
 
+    def _start_loading(self, run: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
     def _load_all(self) -> None:
         for slot in self.slots():
-            if slot.on_disk is not None and not self._stopping:
+            if slot.state == "loading" and slot.loading_since is None and not self._stopping:
                 self._load(slot)
         self.loaded.set()
 
     def _load(self, slot: Slot) -> None:
         assert slot.on_disk is not None
-        started = time.monotonic()
+        started = slot.loading_since = time.monotonic()
         variant = self._models.get(slot.name, ModelConfig()).variant
         try:
             served = load(slot.on_disk, variant, self._loaders, self._lanes, self._pixels_max)
@@ -174,6 +187,8 @@ class Slots:
             # A runtime may raise anything while compiling a file it does not know; the other models go on.
             self._fail(slot, "model_load_failed", f"{type(error).__name__}: {error}")
         else:
+            if slot.loading_since is None:
+                return  # it was given up meanwhile
             slot.served, slot.state, slot.reason = served, "ready", None
             log.info(
                 "model_ready",
@@ -183,7 +198,7 @@ class Slots:
                 runtime=served.loaded.runtime,
                 seconds=round(time.monotonic() - started, 3),
             )
-        slot.reloading_since = None
+        slot.loading_since = None
 
     def _fail(self, slot: Slot, code: str, reason: str) -> None:
         slot.state, slot.reason = "failed", " ".join(reason.split())

@@ -128,7 +128,10 @@ class Store:
         os.close(self._lock_file)
 
     def next_id(self) -> int:
-        """A result id, in order of acceptance, never used before, even by an answer that a crash kept from disk."""
+        """A result id, in order of acceptance.
+
+        A crash does not bring it again, unless more than 5,000 answers were given while the disk took no writes.
+        """
         with self._id_lock:
             self._next_id += 1
             return self._next_id - 1
@@ -268,7 +271,7 @@ class Store:
                     self._probe(attempt)
                     return
                 if self._stopping:
-                    self._abandoned = bool(batch)
+                    self._abandoned = self._abandoned or bool(batch)
                     return
                 self._pause(attempt)
                 attempt += 1

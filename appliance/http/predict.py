@@ -15,7 +15,7 @@ from litestar.params import FromPath
 
 from appliance.codecs import WINDOW, decode_json, encode_window, sniff
 from appliance.core.protocol import InferenceRequest
-from appliance.errors import DecodeError, FieldError, MediaTypeError
+from appliance.errors import DecodeError, FieldError
 from appliance.fields import base64_bytes, check_part, check_source
 from appliance.http.query import query
 from appliance.pipeline import Answer, Pipeline, now
@@ -23,6 +23,8 @@ from appliance.served import rows_of_numbers
 
 DEFAULT_SOURCE = "upload"
 _FIELDS = ("part", "lot", "recipe", "source")
+_PARSED_ON_LOOP_MAX = 64 << 10
+"""Bytes of JSON; more would hold up every other caller, so a thread takes it."""
 
 
 class UploadOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,7 +60,7 @@ async def _predict(
     except InternalServerException as error:
         # Litestar's word for a caller that hung up; nobody reads the answer, and it is no fault of the box.
         raise DecodeError(f"the body ended early: {error.detail}") from error
-    draw = "image/jpeg" in request.headers.get("accept", "")
+    draw = request.headers.get("accept", "").split(",")[0].split(";")[0].strip().lower() == "image/jpeg"
     answer = await asyncio.wrap_future(
         pipeline.submit(
             InferenceRequest(
@@ -75,15 +77,13 @@ async def _predict(
             )
         )
     )
-    return _reply(answer, draw)
+    return _reply(answer)
 
 
-def _reply(answer: Answer, draw: bool) -> Response[Any]:
+def _reply(answer: Answer) -> Response[Any]:
     result = answer.result
     headers = {"X-Verdict": result.verdict, "X-Result-Id": str(result.id), "X-Recorded": answer.recorded}
-    if draw:
-        if answer.drawn is None:
-            raise MediaTypeError(f"model {result.model} judges no pictures; ask for application/json")
+    if answer.drawn is not None:
         return Response(answer.drawn, media_type="image/jpeg", headers=headers)
     body = msgspec.json.encode(result)
     return Response(body[:-1] + b',"recorded":"' + answer.recorded.encode() + b'"}', media_type=MediaType.JSON)
@@ -98,7 +98,10 @@ async def _read(request: Request[Any, Any, Any]) -> tuple[bytes, str, dict[str, 
     else:
         body, given = await request.body(), {}
         if media_type == "application/json":
-            body, media_type, given = _read_json(body)
+            if len(body) > _PARSED_ON_LOOP_MAX:
+                body, media_type, given = await asyncio.to_thread(_read_json, body)
+            else:
+                body, media_type, given = _read_json(body)
             if media_type.startswith(WINDOW):
                 return body, media_type, fields | given
     return body, sniff(body), fields | given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +61,7 @@ class StoreReport(msgspec.Struct, frozen=True):
     free_bytes: int
     last_commit_age_s: float
     waiting: int
+    lost: int
 
 
 class DeadLetters(msgspec.Struct, frozen=True):
@@ -111,7 +112,10 @@ class BoxReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status:
-    """Asks every part for its state. `mqtt` is given, since doors do not know each other."""
+    """Asks every part for its state. `mqtt` is given, since doors do not know each other.
+
+    named_models: where the configuration names a model, and the name.
+    """
 
     def __init__(
         self,
@@ -121,6 +125,7 @@ class Status:
         store: Store,
         history: History,
         ready_requires: tuple[str, ...],
+        named_models: Sequence[tuple[str, str]],
         mqtt: Callable[[], MqttReport],
     ) -> None:
         self._device = device
@@ -129,6 +134,7 @@ class Status:
         self._store = store
         self._history = history
         self._ready_requires = ready_requires
+        self._named_models = named_models
         self._mqtt = mqtt
         self._started_at = time.time()
         self._started = time.monotonic()
@@ -172,6 +178,7 @@ class Status:
             free_bytes=free_bytes(folder),
             last_commit_age_s=round(time.monotonic() - status.last_commit_at, 1),
             waiting=status.waiting,
+            lost=status.lost,
         )
 
     def _problems(self, store: StoreReport, mqtt: MqttReport, dead_letters: DeadLetters) -> Iterator[Problem]:
@@ -185,15 +192,21 @@ class Status:
             if (broken.name, broken.version) not in serving:
                 yield Problem("model_failed", f"Model {broken.name} version {broken.version}: {broken.error}")
         names = {slot.name for slot in self._slots.slots()}
-        for name in self._ready_requires:
+        for where, name in self._named_models:
             if name not in names:
-                yield Problem("model_missing", f"ready_requires names {name}, which is not here; install or remove it")
+                yield Problem("model_missing", f"{where} names model {name}, which is not here; install or correct it")
         if not names:
             yield Problem("no_models", "There is no model; put one in the models folder as <name>/<version>/")
         if mqtt.listener.state == "failed":
             yield Problem("listener_failed", "The MQTT listener has stopped; restart the appliance")
         if mqtt.broker.state == "connecting":
             yield Problem("broker_away", f"No connection to the broker {mqtt.broker.address}: {mqtt.broker.reason}")
+        elif mqtt.broker.reason is not None:
+            yield Problem("broker_refuses", f"Broker {mqtt.broker.address}: {mqtt.broker.reason}")
+        if store.lost:
+            yield Problem(
+                "results_lost", f"{store.lost} answers could not be recorded since the start: the disk was full"
+            )
         last = dead_letters.last
         if last is not None and time.time() - last.at < _DEAD_LETTER_FRESH_S:
             yield Problem("dead_letters", f"A message on {last.topic} could not be used: {last.reason}")

@@ -75,6 +75,7 @@ class BrokerClient:
         self._connected = False
         self._resumed = False
         self._reason: str | None = "not connected yet"
+        self._refused: str | None = None
         self._received = 0
         self._in_flight_max = _IN_FLIGHT_MAX
         self._stopping = threading.Event()
@@ -93,7 +94,7 @@ class BrokerClient:
         self._paho.on_disconnect = self._on_disconnect
         self._paho.on_subscribe = self._on_subscribe
         self._paho.on_message = self._on_message
-        self._paho.on_publish = lambda _client, _data, mid, _reason, _properties: self.on_sent(mid)
+        self._paho.on_publish = self._on_publish
         # With this callback paho leaves writing to whoever calls `loop`, which its own socket pair wakes up.
         self._paho.on_socket_register_write = lambda _client, _data, _socket: None
         self._thread = threading.Thread(target=self._run, name="mqtt-broker", daemon=True)
@@ -129,7 +130,7 @@ class BrokerClient:
         return info.mid if info.rc in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN) else None
 
     def status(self) -> BrokerStatus:
-        return BrokerStatus(self._connected, self._reason, self._received)
+        return BrokerStatus(self._connected, self._reason or self._refused, self._received)
 
     def _run(self) -> None:
         """Connect, and again for as long as the box runs; a pause with jitter keeps boxes from coming all at once."""
@@ -210,6 +211,16 @@ class BrokerClient:
         elif dropped:
             self._subscriptions_changed()
         self.on_connected()
+
+    def _on_publish(
+        self, _client: Client, _data: Any, mid: int, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        """Under paho's lock. What the broker refuses is not sent again: it would be refused again."""
+        refused = f"the broker refuses what this box publishes: {reason}" if reason.is_failure else None
+        if refused is not None and refused != self._refused:
+            log.error("publish_refused", address=self.address, reason=str(reason))
+        self._refused = refused
+        self.on_sent(mid)
 
     def _on_subscribe(
         self, _client: Client, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties | None

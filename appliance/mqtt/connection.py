@@ -364,7 +364,6 @@ class Connection(asyncio.Protocol):
             acknowledge: Callable[[], None] = _nothing_to_acknowledge
         else:
             acknowledge = self._unacked[packet_id] = Ack(self, packet_id, len(packet.payload))
-            house.in_flight_bytes += len(packet.payload)
         properties = packet.user_properties
         # RETAIN is for the subscribers: what comes from a publisher is new, never a repeat of something retained.
         house.deliver(
@@ -381,6 +380,9 @@ class Connection(asyncio.Protocol):
             ),
             acknowledge,
         )
+        if packet_id is not None:
+            # Counted once it is taken; an acknowledgement is counted off in a later turn of this loop.
+            house.in_flight_bytes += len(packet.payload)
         if packet.retain or house.exchange.wanted(topic):
             house.exchange.publish(wire.message_of(packet, house.now()), session.client_id)
         # MQTT 3.1.1 knows no window, and the window of MQTT 5 counts messages, not bytes.

@@ -477,12 +477,24 @@ class Intake:
         self, arrival: _Arrival, request: InferenceRequest, recording: Recording, error: ApplianceError
     ) -> None:
         letter = self._letter(arrival.message, error)
+        announced = msgspec.structs.replace(recording, done=self._announcing(letter, recording.done))
         try:
-            self._pipeline.reject(request, error, letter, recording)
+            self._pipeline.reject(request, error, letter, announced)
         except (StoreError, Overloaded):
             self._dropped += 1
-            return
-        self._announce_letter(letter)
+
+    def _announcing(
+        self, letter: DeadLetter, first: Callable[[Written | StoreError], None] | None
+    ) -> Callable[[Written | StoreError], None]:
+        """A dead letter is spoken of when it is committed, and once."""
+
+        def done(outcome: Written | StoreError) -> None:
+            if first is not None:
+                first(outcome)
+            if isinstance(outcome, Written) and not outcome.duplicate:
+                self._announce_letter(letter)
+
+        return done
 
     def _dead_letter(
         self, message: InboundMessage, error: ApplianceError, settle: Acknowledge, receipt: Receipt | None = None
@@ -493,8 +505,8 @@ class Intake:
             if isinstance(outcome, Written):
                 settle()
 
-        if self._submit(Write(dead_letter=letter, receipt=receipt, must=message.qos > 0, done=done)):
-            self._announce_letter(letter)
+        announced = self._announcing(letter, done)
+        self._submit(Write(dead_letter=letter, receipt=receipt, must=message.qos > 0, done=announced))
 
     def _letter(self, message: InboundMessage, error: ApplianceError) -> DeadLetter:
         self._dead_letters += 1

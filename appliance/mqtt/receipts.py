@@ -88,11 +88,13 @@ class Receipts:
                 delivery = Delivery(Receipt(message.client, route, packet_id, digest, self._seq), committed=False)
                 self._add(delivery)
                 return Acceptance(doubtful=doubtful, delivery=delivery)
-            if not found.committed:
-                # Of several repeats only the last one still has a connection.
-                found.waiting = ack
-                return _KNOWN
-        ack()
+            if found.committed:
+                stale: Acknowledge | None = ack
+            else:
+                # Of several repeats only the last one still has a connection; what the others hold is let go.
+                stale, found.waiting = found.waiting, ack
+        if stale is not None:
+            stale()
         return _KNOWN
 
     def committed(self, delivery: Delivery) -> None:

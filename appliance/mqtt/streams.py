@@ -25,12 +25,20 @@ from appliance.config import RouteConfig
 from appliance.core.manifest import WindowPreprocess
 from appliance.core.protocol import InferenceRequest, Part
 from appliance.core.windows import Samples, Window, WindowBuffer
-from appliance.errors import ApplianceError, InferenceError, LaneTimeout, ModelNotReady, Overloaded, PoisonInput
+from appliance.errors import (
+    ApplianceError,
+    InferenceError,
+    LaneTimeout,
+    ModelNotReady,
+    Overloaded,
+    PoisonInput,
+    StoreError,
+)
 from appliance.mqtt.message import Acknowledge
 from appliance.mqtt.poison import Suspects, Suspicion
 from appliance.pipeline import Answer, Pipeline, Recording
 from appliance.store import Store
-from appliance.writes import Cursor, DeadLetter, Write
+from appliance.writes import Cursor, DeadLetter, Write, Written
 
 log = structlog.get_logger("streams")
 
@@ -298,8 +306,14 @@ class Streams:
             reason=str(error),
             payload=request.body,
         )
-        self._pipeline.reject(request, error, letter, recording)
-        self._announce_letter(letter)
+
+        def done(outcome: Written | StoreError) -> None:
+            if recording.done is not None:
+                recording.done(outcome)
+            if isinstance(outcome, Written) and not outcome.duplicate:
+                self._announce_letter(letter)
+
+        self._pipeline.reject(request, error, letter, msgspec.structs.replace(recording, done=done))
 
     def _done(self, stream: _Stream, window: Window) -> None:
         self._free(stream)

@@ -267,3 +267,18 @@ def refusal(box: Box) -> str:
     report = box.status()["mqtt"]["broker"]
     reason = report["reason"] or ""
     return reason if report["state"] == "connecting" and "uthori" in reason else ""
+
+
+def test_a_broker_that_refuses_what_the_box_publishes_is_a_problem_to_see(tmp_path: Path, models: Path) -> None:
+    rights = tmp_path / "rights"
+    rights.write_text("topic read line/#\n")
+    with (
+        mosquitto(tmp_path / "broker", f"acl_file {rights}") as broker,
+        running_box(tmp_path / "box", models, **settings(broker)) as box,
+    ):
+
+        def said() -> list[str]:
+            return [each["message"] for each in box.status()["problems"] if each["code"] == "broker_refuses"]
+
+        (message,) = until(said, WAIT_S, "the problem")
+        assert "refuses what this box publishes" in message

@@ -1374,6 +1374,8 @@ def test_a_message_that_the_appliance_cannot_take_ends_its_connection_unacknowle
     def full(_message: InboundMessage, _acknowledge: Acknowledge) -> None:
         raise Overloaded("no room")
 
-    client = make_box(deliver=full).raw(version)
+    box = make_box(deliver=full)
+    client = box.raw(version)
     client.publish("a", packet_id=1)
     client.expect_end(0x89)
+    assert box.listener._house.in_flight_bytes == 0

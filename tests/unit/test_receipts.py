@@ -76,10 +76,10 @@ def test_redelivery_of_an_open_message_is_acknowledged_with_its_commit() -> None
     first = receipts.accept(make_message(), "route", acks.named("first"))
     assert receipts.accept(make_message(duplicate=True), "route", acks.named("second")).known
     assert receipts.accept(make_message(duplicate=True), "route", acks.named("third")).known
-    assert acks.given == []
+    assert acks.given == ["second"]  # its connection is gone, so this only lets go of what it holds
     assert first.delivery is not None
     receipts.committed(first.delivery)
-    assert acks.given == ["third"]  # the second one's connection is gone
+    assert acks.given == ["second", "third"]
 
 
 def test_equal_messages_without_the_dup_flag_are_new() -> None:
@@ -167,3 +167,13 @@ def test_receipts_of_the_last_run_are_known() -> None:
     answer = accept(receipts, make_message(8))
     assert answer.delivery is not None
     assert answer.delivery.receipt.seq == 42
+
+
+def test_repeats_of_an_open_message_hold_nothing_once_it_is_committed() -> None:
+    receipts, acks = make_receipts(), Acks()
+    first = receipts.accept(make_message(), "route", acks.named("first"))
+    for number in range(5):
+        assert receipts.accept(make_message(duplicate=True), "route", acks.named(f"repeat {number}")).known
+    assert first.delivery is not None
+    receipts.committed(first.delivery)
+    assert sorted(acks.given) == [f"repeat {number}" for number in range(5)]

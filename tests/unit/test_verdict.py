@@ -73,3 +73,9 @@ def test_recipe_overrides_the_route_which_overrides_the_manifest() -> None:
     route = VerdictRule(score_review_min=0.2, score_ng_min=0.5)
     recipe = VerdictRule(score_ng_min=0.4)
     assert SCORE.override(route).override(recipe) == VerdictRule(score_review_min=0.2, score_ng_min=0.4)
+
+
+def test_a_recipe_may_put_ng_below_the_review_of_the_manifest() -> None:
+    rule = SCORE.override(VerdictRule(score_ng_min=0.2))
+    assert judge(make_prediction(score=0.25), rule) == "ng"
+    assert judge(make_prediction(score=0.1), rule) == "ok"
