@@ -264,7 +264,7 @@ class Store:
                 self._set_state("full" if isinstance(error, StoreFull) else "failing", str(error))
                 lossy = [write for write in batch if not write.must]
                 batch = [write for write in batch if write.must]
-                self._lost += sum(1 for write in lossy if write.result is not None)
+                self._lost += sum(1 for write in lossy if write.result is not None and not write.awaited)
                 for write in lossy:
                     _tell(write, error)
                 if not batch and not self._stopping:

@@ -54,6 +54,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoreReport(msgspec.Struct, frozen=True):
+    """lost: answers since the start that said `queued` and could not be recorded."""
+
     state: str
     reason: str | None
     results: int
@@ -203,10 +205,6 @@ class Status:
             yield Problem("broker_away", f"No connection to the broker {mqtt.broker.address}: {mqtt.broker.reason}")
         elif mqtt.broker.reason is not None:
             yield Problem("broker_refuses", f"Broker {mqtt.broker.address}: {mqtt.broker.reason}")
-        if store.lost:
-            yield Problem(
-                "results_lost", f"{store.lost} answers could not be recorded since the start: the disk was full"
-            )
         last = dead_letters.last
         if last is not None and time.time() - last.at < _DEAD_LETTER_FRESH_S:
             yield Problem("dead_letters", f"A message on {last.topic} could not be used: {last.reason}")

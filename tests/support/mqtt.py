@@ -117,6 +117,10 @@ class Device:
         """Say goodbye."""
         self.paho.disconnect()
         self.paho.loop_stop()
+        # paho leaves its socket to the collector when its thread ends before the goodbye is written.
+        left = self.paho.socket()
+        if left is not None:
+            left.close()
 
     def _on_connect(self, _client: Paho, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if not reason.is_failure:
