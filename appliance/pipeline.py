@@ -25,7 +25,7 @@ from appliance.repository import ModelVersion
 from appliance.served import Inferred, ServedModel
 from appliance.slots import Slots
 from appliance.store import Store
-from appliance.writes import Cursor, DeadLetter, NewResult, Receipt, Write, Written
+from appliance.writes import Cursor, DeadLetter, NewResult, Receipt, Write, Written, both, when_added
 
 log = structlog.get_logger("pipeline")
 
@@ -229,13 +229,7 @@ class Pipeline:
         letter: DeadLetter | None = None,
     ) -> None:
         body = msgspec.json.encode(result)
-
-        def done(outcome: Written | StoreError) -> None:
-            if recording.done is not None:
-                recording.done(outcome)
-            if isinstance(outcome, Written) and not outcome.duplicate:
-                self._announce(result, body, trace)
-
+        announced = when_added(lambda: self._announce(result, body, trace))
         self._store.submit(
             Write(
                 result=NewResult(
@@ -253,7 +247,7 @@ class Pipeline:
                 outbox=self._outgoing(result, body),
                 must=recording.must,
                 awaited=recording.must or recording.done is not None,
-                done=done,
+                done=both(recording.done, announced),
             )
         )
 
@@ -264,14 +258,7 @@ def now() -> float:
 
 
 def _then(recording: Recording, after: Callable[[Written | StoreError], None]) -> Recording:
-    first = recording.done
-
-    def both(outcome: Written | StoreError) -> None:
-        if first is not None:
-            first(outcome)
-        after(outcome)
-
-    return msgspec.structs.replace(recording, done=both)
+    return msgspec.structs.replace(recording, done=both(recording.done, after))
 
 
 def _settle(committed: Future[Answer], answer: Answer, outcome: Written | StoreError) -> None:

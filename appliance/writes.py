@@ -72,6 +72,10 @@ class Written(msgspec.Struct, frozen=True):
     reading_id: int | None = None
 
 
+Done = Callable[[Written | StoreError], None]
+"""Told once what became of a write, in the store's thread."""
+
+
 class Write(msgspec.Struct, frozen=True, kw_only=True):
     """What is committed together.
 
@@ -90,7 +94,7 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
     sent: tuple[int, ...] = ()
     must: bool = False
     awaited: bool = True
-    done: Callable[[Written | StoreError], None] | None = None
+    done: Done | None = None
 
     def weight(self) -> int:
         """Bytes it holds in memory, roughly."""
@@ -101,3 +105,24 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
             + (len(self.reading.samples) if self.reading is not None else 0)
             + (len(self.dead_letter.payload) if self.dead_letter is not None else 0)
         )
+
+
+def both(first: Done | None, second: Done) -> Done:
+    """One after the other."""
+
+    def done(outcome: Written | StoreError) -> None:
+        if first is not None:
+            first(outcome)
+        second(outcome)
+
+    return done
+
+
+def when_added(act: Callable[[], None]) -> Done:
+    """Act when the write is committed and was no duplicate."""
+
+    def done(outcome: Written | StoreError) -> None:
+        if isinstance(outcome, Written) and not outcome.duplicate:
+            act()
+
+    return done

@@ -44,7 +44,7 @@ from appliance.mqtt.topics import matched_levels
 from appliance.pipeline import Answer, Pipeline, Recording, now
 from appliance.slots import Slots
 from appliance.store import Store
-from appliance.writes import DeadLetter, NewReading, Receipt, Write, Written
+from appliance.writes import DeadLetter, Done, NewReading, Receipt, Write, Written, both, when_added
 
 log = structlog.get_logger("intake")
 
@@ -477,24 +477,15 @@ class Intake:
         self, arrival: _Arrival, request: InferenceRequest, recording: Recording, error: ApplianceError
     ) -> None:
         letter = self._letter(arrival.message, error)
-        announced = msgspec.structs.replace(recording, done=self._announcing(letter, recording.done))
+        announced = msgspec.structs.replace(recording, done=both(recording.done, self._announcing(letter)))
         try:
             self._pipeline.reject(request, error, letter, announced)
         except (StoreError, Overloaded):
             self._dropped += 1
 
-    def _announcing(
-        self, letter: DeadLetter, first: Callable[[Written | StoreError], None] | None
-    ) -> Callable[[Written | StoreError], None]:
+    def _announcing(self, letter: DeadLetter) -> Done:
         """A dead letter is spoken of when it is committed, and once."""
-
-        def done(outcome: Written | StoreError) -> None:
-            if first is not None:
-                first(outcome)
-            if isinstance(outcome, Written) and not outcome.duplicate:
-                self._announce_letter(letter)
-
-        return done
+        return when_added(partial(self._announce_letter, letter))
 
     def _dead_letter(
         self, message: InboundMessage, error: ApplianceError, settle: Acknowledge, receipt: Receipt | None = None
@@ -505,7 +496,7 @@ class Intake:
             if isinstance(outcome, Written):
                 settle()
 
-        announced = self._announcing(letter, done)
+        announced = both(done, self._announcing(letter))
         self._submit(Write(dead_letter=letter, receipt=receipt, must=message.qos > 0, done=announced))
 
     def _letter(self, message: InboundMessage, error: ApplianceError) -> DeadLetter:

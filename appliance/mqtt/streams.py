@@ -32,13 +32,12 @@ from appliance.errors import (
     ModelNotReady,
     Overloaded,
     PoisonInput,
-    StoreError,
 )
 from appliance.mqtt.message import Acknowledge
 from appliance.mqtt.poison import Suspects, Suspicion
 from appliance.pipeline import Answer, Pipeline, Recording
 from appliance.store import Store
-from appliance.writes import Cursor, DeadLetter, Write, Written
+from appliance.writes import Cursor, DeadLetter, Write, both, when_added
 
 log = structlog.get_logger("streams")
 
@@ -306,14 +305,8 @@ class Streams:
             reason=str(error),
             payload=request.body,
         )
-
-        def done(outcome: Written | StoreError) -> None:
-            if recording.done is not None:
-                recording.done(outcome)
-            if isinstance(outcome, Written) and not outcome.duplicate:
-                self._announce_letter(letter)
-
-        self._pipeline.reject(request, error, letter, msgspec.structs.replace(recording, done=done))
+        announced = both(recording.done, when_added(partial(self._announce_letter, letter)))
+        self._pipeline.reject(request, error, letter, msgspec.structs.replace(recording, done=announced))
 
     def _done(self, stream: _Stream, window: Window) -> None:
         self._free(stream)
