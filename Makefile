@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 run: $(VENV)/run
 	@$(BIN)/appliance demo
 
-test: $(VENV)/test $(VENV)/tflite-runtime/done
-	@tests/needs.sh mosquitto chromium curl systemd-analyze
+test: $(VENV)/test $(VENV)/tflite-runtime/done $(VENV)/clients/done $(VENV)/mlserver/done $(VENV)/generated/done
+	@tests/needs.sh mosquitto chromium curl openssl systemd-analyze cc java-client mono-client
 	@$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest
 
@@ -24,7 +24,7 @@ check: $(VENV)/test
 # The long form of what tests/faults does briefly.
 faults: $(VENV)/test
 	@tests/needs.sh mosquitto
-	KILLS=200 $(BIN)/python -m pytest tests/faults
+	KILLS=200 RELOADS=1000 $(BIN)/python -m pytest tests/faults tests/integration/test_reload.py
 
 bench: $(VENV)/test
 	@tests/needs.sh mosquitto wrk
@@ -34,14 +34,18 @@ bench: $(VENV)/test
 models: $(VENV)/train/done
 	$(VENV)/train/bin/python -m models.train.surface
 	$(VENV)/train/bin/python -m models.train.bearing
+	$(VENV)/train/bin/python -m models.train.parts
 
 # Write the lock files again from pyproject.toml: versions and hashes, no addresses.
+COMPILE_ALONE = $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal
 COMPILE = $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml
 lock: $(VENV)/python
 	$(BIN)/python -m pip install -q uv
 	$(COMPILE) --universal --extra demo -o requirements.lock
 	$(COMPILE) --universal -c requirements.lock --extra test --extra check -o tests/requirements.lock
 	$(COMPILE) --python-version 3.11 --extra tflite-runtime -o tests/tflite-runtime.lock
+	$(COMPILE_ALONE) tests/clients/requirements.in -o tests/clients.lock
+	$(COMPILE_ALONE) tests/clients/mlserver.in -o tests/mlserver.lock
 
 $(VENV)/python:
 	@tests/needs.sh python3-venv
@@ -63,6 +67,27 @@ $(VENV)/test: $(VENV)/run tests/requirements.lock
 $(VENV)/tflite-runtime/done: tests/tflite-runtime.lock | $(VENV)/python
 	@$(PYTHON) -m venv $(VENV)/tflite-runtime
 	@$(VENV)/tflite-runtime/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r tests/tflite-runtime.lock
+	@touch $@
+
+# The clients of other servers, and a server of another make: each wants packages of its own age.
+$(VENV)/clients/done: tests/clients.lock | $(VENV)/python
+	@echo "Installing tritonclient and KServe's client into $(VENV)/clients ..."
+	@$(PYTHON) -m venv $(VENV)/clients
+	@$(VENV)/clients/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r tests/clients.lock
+	@touch $@
+
+$(VENV)/mlserver/done: tests/mlserver.lock | $(VENV)/python
+	@echo "Installing MLServer into $(VENV)/mlserver ..."
+	@$(PYTHON) -m venv $(VENV)/mlserver
+	@$(VENV)/mlserver/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r tests/mlserver.lock
+	@touch $@
+
+# What makes clients from the OpenAPI document, and runs the one in TypeScript.
+$(VENV)/generated/done: tests/generated/requirements.lock | $(VENV)/python
+	@echo "Installing the client generators into $(VENV)/generated ..."
+	@$(PYTHON) -m venv $(VENV)/generated
+	@$(VENV)/generated/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r tests/generated/requirements.lock
+	@PATH=$(CURDIR)/$(VENV)/generated/bin:$$PATH npm install --silent --no-audit --no-fund --prefix $(VENV)/generated typescript@5.9.3
 	@touch $@
 
 $(VENV)/train/done: models/train/requirements.txt | $(VENV)/python

@@ -16,6 +16,8 @@ import structlog
 import uvicorn
 import uvloop
 
+from appliance import hardware
+from appliance.answers import Answers
 from appliance.config import Config, named_models, shipped_models_dir
 from appliance.core.protocol import Result, Trace
 from appliance.errors import ApplianceError, ConfigError, PortInUse
@@ -23,13 +25,14 @@ from appliance.history import History
 from appliance.http.door import create_app
 from appliance.http.security import check_address
 from appliance.http.status import BrokerReport, ListenerReport, MqttReport, Status
-from appliance.lanes import Lanes
+from appliance.lanes import Devices
 from appliance.live import Event, Live
 from appliance.mqtt.door import MqttDoor
 from appliance.pipeline import Pipeline
 from appliance.runtimes import Loaders, default_loaders
 from appliance.slots import Slots
 from appliance.store import Store
+from appliance.tuning import make_tuner
 from appliance.watchdog import Watchdog, notify
 
 log = structlog.get_logger("app")
@@ -50,25 +53,26 @@ class Box:
         check_address(config.listener.host, "listener.host")
         self.config = config
         data_dir = Path(config.data_dir).absolute()
-        lanes = config.lanes.lanes or os.cpu_count() or 1
-        self._slots = Slots(
-            _model_roots(config, data_dir),
-            config.models,
-            loaders or default_loaders(),
-            lanes=lanes,
-            pixels_max=config.pixels_max,
-            fatal=_leave,
-        )
+        cores = hardware.cores()
+        tuner = make_tuner(config, loaders or default_loaders(config))
+        self._slots = Slots(_model_roots(config, data_dir), config.models, tuner, tune=config.tune, fatal=_leave)
         self._store = Store(data_dir, config.store)
-        self._lanes = Lanes("CPU", lanes, config.lanes.waiting_max, config.lanes.timeout_s, self._slots.hung)
+        self._devices = Devices(
+            lambda device: _lanes_of(device, config, cores),
+            config.lanes.waiting_max,
+            config.lanes.timeout_s,
+            self._slots.hung,
+        )
         self._live = Live(config.http.sse_clients_max)
         self._pipeline = Pipeline(
             config.device,
             self._slots,
-            self._lanes,
+            self._devices,
             self._store,
             config.recipes,
             config.models,
+            config.pixels_max,
+            Answers(config.http.cache_bytes) if config.http.cache_bytes else None,
             outgoing=lambda result, body: self._mqtt.outgoing(result, body),
             announce=self._announce,
         )
@@ -82,24 +86,26 @@ class Box:
         self._status = Status(
             config.device,
             self._slots,
-            self._lanes,
+            self._devices,
             self._store,
             history,
             config.ready_requires,
             named_models(config),
             self._mqtt_report,
         )
-        self.app = create_app(config.http, self._pipeline, history, self._live, self._status)
+        self.app = create_app(
+            config.http, self._pipeline, self._slots, history, self._live, self._status, self._store.path
+        )
         self._loop_beat = time.monotonic()
         self._watchdog = Watchdog(
             {"loop": lambda: self._loop_beat, "store": lambda: self._store.beat, **self._mqtt.beats()},
-            [self._lanes.check, self._slots.check, self._mqtt.tick],
+            [self._devices.check, self._slots.check, self._mqtt.tick],
         )
 
     def start(self) -> None:
         """Start every thread. Raises PortInUse, before a model is compiled; `stop` is due even then."""
         self._store.start()
-        self._lanes.start()
+        self._devices.lanes("CPU")
         self._mqtt.start()
         self._slots.start()
         self._loop_beat = time.monotonic()
@@ -113,7 +119,7 @@ class Box:
         self.close_streams()
         self._watchdog.stop()
         self._mqtt.stop()
-        ended = [self._lanes.stop(), self._slots.stop()]
+        ended = [self._devices.stop(), self._slots.stop()]
         self._store.stop()
         return all(ended)
 
@@ -252,6 +258,13 @@ def _bind(host: str, port: int) -> socket.socket:
                 f"{host}:{port} is taken by another program; stop it, or choose a port with --port or http.port"
             ) from error
         raise ConfigError(f"http.host {host!r}, port {port}: {error.strerror}; choose another address") from error
+
+
+def _lanes_of(device: str, config: Config, cores: int) -> int:
+    """An endpoint takes what its section says; a device is kept busy while other requests are decoded."""
+    if device.startswith("endpoint:"):
+        return config.endpoints[device.removeprefix("endpoint:")].lanes
+    return config.lanes.lanes or cores
 
 
 def _model_roots(config: Config, data_dir: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """The `appliance` command.
 
-Exit codes: 0 done, 1 unexpected, 2 wrong option or configuration, 3 a port is in use, 70 a model hung for good.
+Exit codes: 0 done, 1 refused, failed or not as it should be, 2 wrong option or configuration, 3 a port is in use, 70 a
+model hung for good.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from pathlib import Path
 import click
 
 from appliance import __version__, log
+from appliance.commands.doctor import doctor
+from appliance.commands.models import models
 from appliance.config import load
 from appliance.errors import ApplianceError, ConfigError, PortInUse
 
@@ -47,6 +50,10 @@ def demo(port: int, mqtt_port: int) -> None:
 
     log.set_up("warning")
     run(port, mqtt_port)
+
+
+appliance.add_command(models)
+appliance.add_command(doctor)
 
 
 def main() -> None:

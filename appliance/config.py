@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from appliance.core.manifest import Name
+from appliance.core.manifest import Name, Precision
 from appliance.core.verdict import VerdictRule
 from appliance.errors import ConfigError
 
@@ -35,6 +35,10 @@ class HttpConfig(_Section, frozen=True, kw_only=True):
     port: Port = 8080
     body_bytes_max: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 16 << 20
     sse_clients_max: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 64
+    body_s_max: Seconds = 30.0
+    """How long a caller may take to send its body."""
+    cache_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 32)] = 0
+    """Memory for answers to inputs that were judged before; 0: none is kept."""
 
 
 class ListenerConfig(_Section, frozen=True, kw_only=True):
@@ -70,11 +74,48 @@ class BrokerConfig(_Section, frozen=True, kw_only=True):
 
 
 class LanesConfig(_Section, frozen=True, kw_only=True):
-    """lanes: inferences that run at once on a device, 0: one per core. timeout_s: waiting and running together."""
+    """lanes: inferences that run at once on a device, 0: as many as its cores can feed. waiting_max: requests of one
+    model that may wait. timeout_s: waiting and running together.
+    memory_bytes_max: what all models together may take, 0: three quarters of the memory that this process may have.
+    """
 
     lanes: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     waiting_max: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64
     timeout_s: Seconds = 5.0
+    memory_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class CompiledConfig(_Section, frozen=True, kw_only=True):
+    """Compiled models kept on disk, so that the next start is fast; `bytes_max` 0 keeps none."""
+
+    bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 512 << 20
+
+
+class DelegateConfig(_Section, frozen=True, kw_only=True):
+    """A TFLite delegate: a shared library that runs (parts of) a network elsewhere. Only this file can name one."""
+
+    path: str
+    options: dict[str, str] = {}
+
+
+class TfliteConfig(_Section, frozen=True, kw_only=True):
+    """threads: of one inference, 0: one. delegates: tried in this order; without any, XNNPACK on the CPU."""
+
+    threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    delegates: tuple[DelegateConfig, ...] = ()
+
+
+class EndpointConfig(_Section, frozen=True, kw_only=True):
+    """A server that speaks the Open Inference Protocol over HTTP. lanes: requests that are with it at once.
+
+    token_file: its content is sent as a bearer token. ca_file: trust this authority instead of the system's.
+    """
+
+    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^/]+")]
+    lanes: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8
+    timeout_s: Seconds = 5.0
+    token_file: str | None = None
+    ca_file: str | None = None
 
 
 class StoreConfig(_Section, frozen=True, kw_only=True):
@@ -93,11 +134,21 @@ class StoreConfig(_Section, frozen=True, kw_only=True):
 
 
 class ModelConfig(_Section, frozen=True, kw_only=True):
-    """What the site decides about one model."""
+    """What the site decides about one model.
+
+    variant, precision, performance: overrule what was measured on this box; `latency` and `throughput` name the one
+    gear to use. device: `CPU`, `GPU`, `NPU` or `AUTO`, for OpenVINO; one that does not work falls back to the CPU.
+    batch_max: requests that may share one call, 0: as measured. weight: its share of the lanes when models compete.
+    durable: answer an upload only after its result is committed.
+    """
 
     variant: Name | None = None
+    performance: Literal["auto", "latency", "throughput"] = "auto"
+    precision: Literal["auto"] | Precision = "auto"
+    device: Annotated[str, msgspec.Meta(pattern=r"^(CPU|GPU(\.[0-9])?|NPU|AUTO)$")] = "CPU"
+    batch_max: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
+    weight: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
     durable: bool = False
-    """Answer an HTTP upload only after its result is committed."""
 
 
 class RouteConfig(_Section, frozen=True, kw_only=True):
@@ -108,6 +159,8 @@ class RouteConfig(_Section, frozen=True, kw_only=True):
     user property. With a key a message is never recorded twice.
     values: dotted path of the readings in a JSON object. hop: samples between the starts of two windows (left out:
     the window's size). retain_as_reading: take a retained message that is sent on subscribe as a new one.
+    expires_ms: a picture that has not been judged so long after it came is not judged any more; its result says
+    `expired`. priority: `backlog` lets live streams pass.
     """
 
     name: Identifier
@@ -119,6 +172,8 @@ class RouteConfig(_Section, frozen=True, kw_only=True):
     values: str = "values"
     hop: Annotated[int, msgspec.Meta(ge=1)] | None = None
     retain_as_reading: bool = False
+    expires_ms: Annotated[int, msgspec.Meta(ge=1, le=86_400_000)] | None = None
+    priority: Literal["live", "backlog"] = "live"
     verdict: VerdictRule | None = None
 
     def __post_init__(self) -> None:
@@ -143,8 +198,13 @@ class Config(_Section, frozen=True, kw_only=True):
     broker: BrokerConfig | None = None
     lanes: LanesConfig = LanesConfig()
     store: StoreConfig = StoreConfig()
+    compiled: CompiledConfig = CompiledConfig()
+    tflite: TfliteConfig = TfliteConfig()
+    endpoints: dict[Identifier, EndpointConfig] = {}
     pixels_max: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)] = 50_000_000
     ready_requires: tuple[Name, ...] = ()
+    tune: bool = True
+    """Measure a model that this box has not seen before, and run it the way that is best here."""
     models: dict[Name, ModelConfig] = {}
     recipes: dict[Identifier, dict[Name, VerdictRule]] = {}
     routes: tuple[RouteConfig, ...] = ()

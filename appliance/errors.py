@@ -12,7 +12,10 @@
     │   ├── ModelNotFound      model_not_found
     │   ├── VersionNotFound    model_version_not_found
     │   ├── ModelNotReady      model_not_ready           still loading; try again
-    │   └── ModelFailed        model_failed              did not load; the status says why
+    │   ├── ModelFailed        model_failed              did not load; the status says why
+    │   ├── ModelTooLarge      model_too_large           would not fit into the memory budget
+    │   ├── RemoteUnavailable  remote_unavailable        the endpoint of a remote model does not answer
+    │   └── ImportRefused      import_refused            a file that cannot become a model, or lacks an answer
     ├── InputError
     │   ├── EmptyBody          body_empty
     │   ├── BodyTooLarge       body_too_large
@@ -20,6 +23,10 @@
     │   ├── DecodeError        input_undecodable         damaged, truncated, malformed
     │   ├── ImageTooLarge      image_too_large           a bomb: more pixels than allowed
     │   ├── ShapeError         input_shape_wrong
+    │   ├── KeyReused          idempotency_key_reused    the key came before, with another input
+    │   ├── WrongMethod        method_not_allowed        an HTTP method that its path does not take
+    │   ├── DTypeError         input_type_wrong          an element type that is unknown or not the model's
+    │   ├── CompressionError   body_undecompressable     damaged, of unknown coding, or a bomb
     │   ├── ValueRangeError    input_not_finite          NaN or infinity
     │   ├── FieldError         field_invalid             part, lot, recipe, source, a query parameter
     │   ├── RouteNotFound      route_not_found           an MQTT topic that no route names
@@ -28,6 +35,7 @@
     ├── Overloaded             overloaded                lanes or intake are full; try again later
     ├── InferenceTimeout       inference_timeout
     │   └── LaneTimeout        inference_timeout         waited too long for a lane, and never ran
+    │       └── Expired        expired                   its own deadline passed first, and it never ran
     ├── InferenceError         inference_failed          the runtime refused this input
     ├── StoreError
     │   ├── StoreFull          store_full                the disk or its quota is full
@@ -98,6 +106,18 @@ class ModelFailed(ModelError):
     code = "model_failed"
 
 
+class ModelTooLarge(ModelLoadError):
+    code = "model_too_large"
+
+
+class RemoteUnavailable(ModelError):
+    code = "remote_unavailable"
+
+
+class ImportRefused(ModelError):
+    code = "import_refused"
+
+
 class InputError(ApplianceError):
     code = "input_invalid"
 
@@ -124,6 +144,30 @@ class ImageTooLarge(InputError):
 
 class ShapeError(InputError):
     code = "input_shape_wrong"
+
+
+class KeyReused(InputError):
+    """The key came before, with another input."""
+
+    code = "idempotency_key_reused"
+
+
+class WrongMethod(InputError):
+    """allow: the methods that this path takes, for the caller to see."""
+
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
+class DTypeError(InputError):
+    code = "input_type_wrong"
+
+
+class CompressionError(InputError):
+    code = "body_undecompressable"
 
 
 class ValueRangeError(InputError):
@@ -156,6 +200,12 @@ class InferenceTimeout(ApplianceError):
 
 class LaneTimeout(InferenceTimeout):
     """The input was never tried, so whoever has no hurry may offer it again."""
+
+
+class Expired(LaneTimeout):
+    """The deadline that its sender gave passed while it waited."""
+
+    code = "expired"
 
 
 class InferenceError(ApplianceError):

@@ -13,21 +13,36 @@ from concurrent.futures import Future
 import msgspec
 import structlog
 
-from appliance.codecs import encode_jpeg
+from appliance.answers import Answers, answer_key
+from appliance.codecs import decode_image, encode_jpeg
 from appliance.config import ModelConfig
 from appliance.core.draw import draw
-from appliance.core.manifest import ImagePreprocess, ModelManifest
-from appliance.core.protocol import RESULT_SCHEMA, InferenceRequest, Recorded, Result, Trace
+from appliance.core.manifest import ModelManifest
+from appliance.core.prediction import Prediction
+from appliance.core.protocol import RESULT_SCHEMA, InferenceRequest, Recorded, Result, Timing, Trace
+from appliance.core.schedule import Gear
+from appliance.core.tensors import Array
 from appliance.core.verdict import VerdictRule, judge
 from appliance.errors import ApplianceError, InferenceTimeout, MediaTypeError, ModelNotReady, Overloaded, StoreError
-from appliance.lanes import Job, Lanes
+from appliance.lanes import Devices, Job
 from appliance.repository import ModelVersion
-from appliance.served import Inferred, ServedModel
+from appliance.served import Inferred, Input, ServedModel
 from appliance.slots import Slots
 from appliance.store import Store
 from appliance.writes import Cursor, DeadLetter, NewResult, Receipt, Write, Written, both, when_added
 
 log = structlog.get_logger("pipeline")
+
+ON_LOOP_S_MAX = 1e-3
+"""A call on the HTTP loop that works longer sends its model to the lanes for good: every caller waited for it."""
+
+ON_LOOP_HELD_S_MAX = 0.25
+"""So does one that holds the loop so long, at work or not; less can be another program's turn on the core."""
+
+ON_LOOP_ROWS_MAX = 16
+"""Rows of a tiny model that may run on the HTTP loop: what is quick for one is not for a thousand."""
+
+_NO_TIME = Timing(0.0, 0.0, 0.0, 0.0)
 
 Announce = Callable[[Result, bytes, Trace | None], None]
 """A committed result, its JSON, and the curve of its window; called from the store's thread."""
@@ -51,11 +66,38 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a door replies from. `drawn`: JPEG, when the request asked for it."""
+    """What a door replies from: a result for each row of the input.
 
-    result: Result
+    drawn: JPEG, when the request asked for it. outputs: the network's tensors, when the request asked for them.
+    cached: None when no cache was asked.
+    """
+
+    results: tuple[Result, ...]
     recorded: Recorded
     drawn: bytes | None = None
+    outputs: dict[str, Array] | None = None
+    cached: bool | None = None
+
+    @property
+    def result(self) -> Result:
+        return self.results[0]
+
+
+class _Task(msgspec.Struct, frozen=True):
+    """What a lane works on. committed: to be answered after the commit, when the request is durable.
+
+    key: under which the answer is kept in memory, None: not at all. cached: whether it was there.
+    """
+
+    served: ServedModel
+    request: InferenceRequest
+    recording: Recording
+    committed: Future[Answer] | None
+    key: bytes | None
+    cached: bool = False
+
+
+_NOTHING = Recording()
 
 
 class Pipeline:
@@ -65,40 +107,58 @@ class Pipeline:
         self,
         device: str,
         slots: Slots,
-        lanes: Lanes,
+        devices: Devices,
         store: Store,
         recipes: Mapping[str, Mapping[str, VerdictRule]],
         models: Mapping[str, ModelConfig],
+        pixels_max: int,
+        answers: Answers | None,
         *,
         outgoing: Outgoing,
         announce: Announce,
     ) -> None:
         self._device = device
         self._slots = slots
-        self._lanes = lanes
+        self._devices = devices
         self._store = store
         self._recipes = recipes
         self._always_durable = {name for name, model in models.items() if model.durable}
+        self._pixels_max = pixels_max
+        self._answers = answers
         self._outgoing = outgoing
         self._announce = announce
 
-    def submit(self, request: InferenceRequest, recording: Recording | None = None) -> Future[Answer]:
+    def submit(self, request: InferenceRequest, recording: Recording = _NOTHING) -> Future[Answer]:
         """Start an inference; the future ends with the answer, after the commit if the request is durable.
 
+        A model so small that a lane would cost more than its inference runs at once, if the request is `on_loop`.
         Raises at once ModelError (not found, loading, failed), Overloaded, and MediaTypeError when a drawing is asked
         of a model that takes no pictures; the future raises InputError, InferenceError, InferenceTimeout and, when
         durable, StoreError.
         """
-        recording = recording or Recording()
         served = self._slots.choose(request.model, request.version)
         if request.draw and served.kind != "image":
             raise MediaTypeError(f"model {request.model} judges no pictures; ask for application/json")
-        if not (request.durable or (request.door == "http" and request.model in self._always_durable)):
-            return self._lanes.submit(served, lambda job: self._infer(served, request, recording, job, None))
-        committed: Future[Answer] = Future()
-        committed.set_running_or_notify_cancel()
-        inferred = self._lanes.submit(served, lambda job: self._infer(served, request, recording, job, committed))
-        inferred.add_done_callback(lambda future: _pass_error(future, committed))
+        durable = request.durable or (request.door != "mqtt" and request.model in self._always_durable)
+        committed: Future[Answer] | None = None
+        if durable:
+            committed = Future()
+            committed.set_running_or_notify_cancel()
+        key = None if self._answers is None or request.draw else answer_key(request, served)
+        task = _Task(served, request, recording, committed, key)
+        kept = None if self._answers is None or key is None else self._answers.get(key)
+        if kept is not None:
+            inferred = self._answer_again(msgspec.structs.replace(task, cached=True), kept)
+        elif request.on_loop and served.on_loop and _rows(request) <= ON_LOOP_ROWS_MAX:
+            inferred = self._run_here(task)
+        else:
+            inferred = self._devices.lanes(served.loaded.device).submit(
+                served.flow, self._run, task, request.priority, request.deadline_s
+            )
+        if committed is None:
+            return inferred
+        waiting = committed
+        inferred.add_done_callback(lambda future: _pass_error(future, waiting))
         return committed
 
     def is_loading(self, model: str) -> bool:
@@ -112,9 +172,9 @@ class Pipeline:
         return False
 
     def reject(
-        self, request: InferenceRequest, error: ApplianceError, letter: DeadLetter, recording: Recording
+        self, request: InferenceRequest, error: ApplianceError, letter: DeadLetter | None, recording: Recording
     ) -> None:
-        """Record a message that cannot be judged: a dead letter and, when its model is known, a result `error`.
+        """Record a message that is not judged: a dead letter, if it cannot be used, and a result `error`.
 
         Both are committed together, so that whoever waits for this part is answered.
         """
@@ -133,52 +193,81 @@ class Pipeline:
             )
             return
         # The model may still be loading: what it is called is known all the same, which variant will serve is not.
-        result = self._result(version, "", request, recording, None, error)
+        # The model may still be loading: what it is called is known all the same, which variant will serve is not.
+        result = self._result(version, "", request, recording, error=error)
         self._record(result, version.manifest, None, None, recording, letter)
 
-    def _infer(
-        self,
-        served: ServedModel,
-        request: InferenceRequest,
-        recording: Recording,
-        job: Job,
-        committed: Future[Answer] | None,
-    ) -> Answer:
-        served.requests += 1
+    def _run_here(self, task: _Task) -> Future[Answer]:
+        """Without a lane, on the thread of the caller; one call that takes too long ends that."""
+        # The first call of a thread makes its session, which says nothing of those that follow.
+        known = task.served.known_here("throughput")
+        began, worked = time.monotonic(), time.thread_time()
+        job = Job(task.served.flow, self._run, task, began, began)
+        self._run([job], "throughput")
+        took_s, worked_s = time.monotonic() - began, time.thread_time() - worked
+        if known and (worked_s > ON_LOOP_S_MAX or took_s > ON_LOOP_HELD_S_MAX):
+            task.served.on_loop = False
+            log.warning("off_loop", model=task.request.model, ms=round(took_s * 1000, 3))
+        return job.future
+
+    def _answer_again(self, task: _Task, kept: Inferred) -> Future[Answer]:
+        """The same content for the same model: a result of its own, without an inference."""
+        now_s = time.monotonic()
+        job = Job(task.served.flow, self._run, task, now_s, now_s)
+        self._finish(job, msgspec.structs.replace(kept, timing=_NO_TIME))
+        return job.future
+
+    def _run(self, jobs: list[Job], gear: Gear) -> None:
+        """Jobs of one model, in a lane's thread, or on the loop."""
+        served: ServedModel = jobs[0].task.served
+        inputs = [_input(job.task.request, job.queued_at) for job in jobs]
+        for job, outcome in zip(jobs, served.run(inputs, gear), strict=True):
+            if self._answers is not None and job.task.key is not None and isinstance(outcome, Inferred):
+                self._answers.put(job.task.key, outcome)
+            self._finish(job, outcome)
+
+    def _finish(self, job: Job, outcome: Inferred | ApplianceError) -> None:
+        if isinstance(outcome, ApplianceError):
+            job.settle(outcome)
+            return
         try:
-            inferred = served.predict(request.body, request.media_type, job.queued_at)
-        except ApplianceError:
-            served.errors += 1
-            raise
-        result = self._result(served, served.variant.name, request, recording, inferred, None)
+            answer = self._conclude(job, job.task, outcome)
+        except Exception as error:
+            job.settle(error)
+        else:
+            job.settle(answer)
+
+    def _conclude(self, job: Job, task: _Task, inferred: Inferred) -> Answer:
+        """Judge and record. Raises StoreError and Overloaded when it is durable and cannot be recorded."""
+        served, request, recording = task.served, task.request, task.recording
+        results = tuple(
+            self._result(
+                served, served.variant.name, request, recording, prediction, inferred.timing, inferred.is_picture
+            )
+            for prediction in inferred.predictions
+        )
         drawn = None
-        if request.draw and inferred.image is not None:
-            drawn = encode_jpeg(draw(inferred.image, inferred.prediction, result.verdict))
-        frame = request.body if inferred.image is not None else None
-        answer = Answer(result, "queued", drawn)
-        if committed is not None:
-            recording = _then(recording, lambda outcome: _settle(committed, answer, outcome))
+        if request.draw:
+            picture = draw(decode_image(request.body, self._pixels_max), inferred.prediction, results[0].verdict)
+            drawn = encode_jpeg(picture)
+        answer = Answer(results, "queued", drawn, inferred.outputs, None if task.key is None else task.cached)
+        committed = task.committed
         if not job.claim():
             # The time limit has answered for this input: a second answer would contradict the first.
             raise InferenceTimeout(f"model {served.manifest.name} answered too late")
+        frame = request.body if inferred.is_picture else None
         try:
-            self._record(result, served.manifest, frame, inferred.trace, recording)
+            for result in results[:-1]:
+                self._record(result, served.manifest, None, None, _NOTHING)
+            if committed is not None:
+                recording = _then(recording, lambda outcome: _settle(committed, answer, outcome))
+            self._record(results[-1], served.manifest, frame, inferred.trace, recording)
         except (StoreError, Overloaded) as error:
             if committed is not None:
                 raise
-            log.warning("not_recorded", result=result.id, code=error.code)
-            return msgspec.structs.replace(answer, recorded="no")
-        timing = inferred.timing
-        log.info(
-            "inferred",
-            result=result.id,
-            door=result.door,
-            model=result.model,
-            source=result.source,
-            verdict=result.verdict,
-            queue_ms=timing.queue_ms,
-            infer_ms=timing.infer_ms,
-        )
+            log.warning("not_recorded", result=results[-1].id, code=error.code)
+            answer = msgspec.structs.replace(answer, recorded="no")
+        _log(results, inferred.timing)
         return answer
 
     def _result(
@@ -187,12 +276,17 @@ class Pipeline:
         variant: str,
         request: InferenceRequest,
         recording: Recording,
-        inferred: Inferred | None,
-        error: ApplianceError | None,
+        prediction: Prediction | None = None,
+        timing: Timing | None = None,
+        is_picture: bool = False,
+        error: ApplianceError | None = None,
     ) -> Result:
         part = request.part
-        rule = origin.manifest.verdict.override(request.override)
-        rule = rule.override(self._recipes.get(part.recipe or "", {}).get(request.model))
+        rule = origin.manifest.verdict
+        if request.override is not None:
+            rule = rule.override(request.override)
+        if part.recipe is not None:
+            rule = rule.override(self._recipes.get(part.recipe, {}).get(request.model))
         return Result(
             schema=RESULT_SCHEMA,
             id=self._store.next_id(),
@@ -204,18 +298,18 @@ class Pipeline:
             part=part.part,
             lot=part.lot,
             recipe=part.recipe,
-            verdict="error" if inferred is None else judge(inferred.prediction, rule),
+            verdict="error" if prediction is None else judge(prediction, rule),
             model=origin.manifest.name,
             version=origin.manifest.version,
             variant=variant,
             digest=origin.digest,
             signed=origin.signed,
-            prediction=None if inferred is None else inferred.prediction,
+            prediction=prediction,
             score_review_min=rule.score_review_min,
             score_ng_min=rule.score_ng_min,
             error=None if error is None else {"code": error.code, "message": str(error)},
-            timing=None if inferred is None else inferred.timing,
-            has_image=inferred is not None and inferred.image is not None,
+            timing=timing,
+            has_image=is_picture,
             flags=recording.flags,
         )
 
@@ -234,7 +328,7 @@ class Pipeline:
             Write(
                 result=NewResult(
                     result=result,
-                    kind="image" if isinstance(manifest.preprocess, ImagePreprocess) else "window",
+                    kind=manifest.kind,
                     body=body,
                     frame=frame,
                     key=recording.key,
@@ -250,6 +344,31 @@ class Pipeline:
                 done=both(recording.done, announced),
             )
         )
+
+
+def _rows(request: InferenceRequest) -> int:
+    if request.tensors is None:
+        return 1
+    return max((len(array) for array in request.tensors.values() if array.ndim), default=1)
+
+
+def _input(request: InferenceRequest, queued_at: float) -> Input:
+    return Input(request.body, request.media_type, request.tensors, queued_at, request.outputs)
+
+
+def _log(results: tuple[Result, ...], timing: Timing) -> None:
+    result = results[0]
+    log.info(
+        "inferred",
+        result=result.id,
+        results=len(results),
+        door=result.door,
+        model=result.model,
+        source=result.source,
+        verdict=result.verdict,
+        queue_ms=timing.queue_ms,
+        infer_ms=timing.infer_ms,
+    )
 
 
 def now() -> float:

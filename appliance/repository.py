@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.core.manifest import GoldenCase, ModelManifest, Variant, digest, parse_manifest
+from appliance.core.manifest import CheckSet, GoldenCase, ModelManifest, Variant, digest, parse_manifest
 from appliance.errors import ConfigError, HashMismatch, ManifestError, ModelError
 
 MANIFEST = "manifest.toml"
@@ -81,6 +81,11 @@ def read_variant(version: ModelVersion, variant: Variant) -> dict[str, bytes]:
 def read_golden(version: ModelVersion, case: GoldenCase) -> bytes:
     """The input of a golden case. Raises HashMismatch or ManifestError."""
     return _read(version.folder / case.file, case.sha256)
+
+
+def read_check(version: ModelVersion, check: CheckSet) -> bytes:
+    """The check set's archive. Raises HashMismatch or ManifestError."""
+    return _read(version.folder / check.file, check.sha256)
 
 
 def _read(path: Path, sha256: str) -> bytes:

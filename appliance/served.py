@@ -5,139 +5,396 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from appliance.codecs import JPEG, PNG, WINDOW, Image, decode_image, decode_json, decode_window, encode_window
-from appliance.core.manifest import GoldenCase, ImagePreprocess, ModelManifest, Variant
+from appliance.codecs import (
+    JPEG,
+    PNG,
+    TENSORS,
+    WINDOW,
+    Image,
+    decode_image,
+    decode_json,
+    decode_reduced,
+    decode_window,
+    encode_window,
+)
+from appliance.core.golden import check_answer
+from appliance.core.manifest import GoldenCase, ImagePreprocess, Kind, ModelManifest, TensorPreprocess, Variant
 from appliance.core.postprocess import postprocess
 from appliance.core.prediction import Prediction
-from appliance.core.preprocess import preprocess_image, preprocess_window
+from appliance.core.preprocess import Placement, input_size, place, preprocess_image, preprocess_window
 from appliance.core.protocol import Timing, Trace
-from appliance.core.tensors import check_tensor
-from appliance.core.verdict import judge
-from appliance.errors import DecodeError, InferenceError, MediaTypeError, ModelLoadError
+from appliance.core.schedule import Gear
+from appliance.core.tensors import Array, check_tensor
+from appliance.errors import ApplianceError, DecodeError, InferenceError, MediaTypeError, ModelLoadError, ShapeError
+from appliance.lanes import Flow
 from appliance.repository import ModelVersion, read_golden, read_variant
-from appliance.runtimes import Infer, LoadedModel, Loaders
+from appliance.runtimes import Infer, LoadedModel, Loaders, LoadOptions
 
 _TRACE_POINTS = 96
 _TIMES_KEPT = 512
 
 
-class Inferred(msgspec.Struct, frozen=True):
-    """What one inference gave: the prediction, how long each step took, and what a screen may show of the input."""
+class Tuning(msgspec.Struct, frozen=True, kw_only=True):
+    """How a variant runs best on this box. gear: None: the one that suits what waits.
 
-    prediction: Prediction
+    half_size: large JPEGs are decoded at half their size. on_loop: so small that it runs without a lane.
+    """
+
+    gear: Gear | None = None
+    batch_max: int = 1
+    half_size: bool = False
+    on_loop: bool = False
+
+
+class Input(msgspec.Struct, frozen=True):
+    """One input, encoded or as tensors. queued_at: monotonic seconds. outputs: whether the tensors are wanted."""
+
+    body: bytes
+    media_type: str
+    tensors: Mapping[str, Array] | None
+    queued_at: float
+    outputs: bool = False
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """What the network takes, rows along the first axis, and what the steps after it need to know.
+
+    size: (height, width) of the picture as it was sent; placement: where it lies in the network's input.
+    """
+
+    tensors: dict[str, Array]
+    rows: int = 1
+    size: tuple[int, int] | None = None
+    placement: Placement | None = None
+    trace: Trace | None = None
+
+
+class Inferred(msgspec.Struct, frozen=True):
+    """What one input gave: a prediction per row, how long each step took, what a screen may show, raw outputs."""
+
+    predictions: tuple[Prediction, ...]
     timing: Timing
-    image: Image | None
+    is_picture: bool
     trace: Trace | None
+    outputs: dict[str, Array] | None
+
+    @property
+    def prediction(self) -> Prediction:
+        return self.predictions[0]
+
+
+class Stats:
+    """Counts and nanoseconds since the load. executions: calls of the runtime; a batch is one."""
+
+    __slots__ = (
+        "errors",
+        "executions",
+        "fail_ns",
+        "infer_ms",
+        "infer_ns",
+        "last_at",
+        "lock",
+        "output_ns",
+        "prepare_ns",
+        "queue_ns",
+        "requests",
+        "rows",
+    )
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.requests = self.errors = self.executions = self.rows = 0
+        self.queue_ns = self.prepare_ns = self.infer_ns = self.output_ns = self.fail_ns = 0
+        self.last_at = 0.0
+        self.infer_ms: deque[float] = deque(maxlen=_TIMES_KEPT)
 
 
 class ServedModel:
-    """One loaded variant of one version. Any thread may call `predict`; each gets a session of its own."""
+    """One loaded variant of one version. Any thread may run it; each gets sessions of its own."""
 
-    def __init__(self, version: ModelVersion, variant: Variant, loaded: LoadedModel, pixels_max: int) -> None:
+    def __init__(
+        self,
+        version: ModelVersion,
+        variant: Variant,
+        loaded: LoadedModel,
+        pixels_max: int,
+        *,
+        weight: int = 10,
+        tuning: Tuning | None = None,
+    ) -> None:
         self.manifest: ModelManifest = version.manifest
         self.digest = version.digest
         self.signed = version.signed
         self.variant = variant
         self.loaded = loaded
+        self.tuning = tuning or Tuning()
+        self.flow = Flow(self, weight=weight, batch_max=self.tuning.batch_max)
+        self.on_loop = self.tuning.on_loop
+        self.stats = Stats()
         self._pixels_max = pixels_max
         self._sessions = threading.local()
-        self.requests = 0
-        self.errors = 0
-        self.infer_ms: deque[float] = deque(maxlen=_TIMES_KEPT)
+        self._spec = self.manifest.inputs[0]
 
     def __str__(self) -> str:
         return f"{self.manifest.name} {self.manifest.version}"
 
     @property
-    def kind(self) -> str:
-        """`image` or `window`: what one input is."""
-        return "image" if isinstance(self.manifest.preprocess, ImagePreprocess) else "window"
+    def kind(self) -> Kind:
+        return self.manifest.kind
 
-    def predict(self, body: bytes, media_type: str, queued_at: float) -> Inferred:
-        """Decode, preprocess, infer, postprocess. queued_at: monotonic seconds.
+    def tune(self, tuning: Tuning) -> None:
+        """Before it serves."""
+        self.tuning = tuning
+        self.flow.batch_max = tuning.batch_max
+        self.on_loop = tuning.on_loop
+
+    def predict(self, body: bytes, media_type: str, gear: Gear = "throughput") -> Inferred:
+        """One encoded input from start to end.
 
         Raises InputError for an input that does not fit, InferenceError when the runtime refuses it.
         """
-        started = time.monotonic()
+        (outcome,) = self.run([Input(body, media_type, None, time.monotonic())], gear)
+        if isinstance(outcome, ApplianceError):
+            raise outcome
+        return outcome
+
+    def run(self, inputs: Sequence[Input], gear: Gear) -> list[Inferred | ApplianceError]:
+        """Decode, preprocess, infer once for all, postprocess; an error takes the place of the input it is about."""
+        gear = self.tuning.gear or gear
+        outcomes: list[Inferred | ApplianceError] = []
+        ready: list[tuple[int, Input, Prepared, float, float]] = []
+        for index, each in enumerate(inputs):
+            started = time.monotonic()
+            try:
+                prepared = self.prepare(each.body, each.media_type, each.tensors)
+            except ApplianceError as error:
+                self._failed(started)
+                outcomes.append(error)
+            else:
+                # A place for the answer.
+                outcomes.append(InferenceError("not run"))
+                ready.append((index, each, prepared, started, time.monotonic()))
+        if not ready:
+            return outcomes
+        began = time.monotonic()
+        try:
+            shared = self.infer(_stack([prepared for _, _, prepared, _, _ in ready]), gear)
+        except ApplianceError as error:
+            if len(ready) > 1:
+                # One of them may be to blame: each on its own.
+                for index, each, *_ in ready:
+                    (outcomes[index],) = self.run([each], gear)
+            else:
+                self._failed(began)
+                outcomes[ready[0][0]] = error
+            return outcomes
+        inferred = time.monotonic()
+        at = 0
+        for index, each, prepared, started, prepared_at in ready:
+            outputs = shared if len(ready) == 1 else {n: a[at : at + prepared.rows] for n, a in shared.items()}
+            at += prepared.rows
+            ended = time.monotonic()
+            try:
+                predictions = self.conclude(outputs, prepared)
+            except ApplianceError as error:
+                self._failed(ended)
+                outcomes[index] = error
+                continue
+            done = time.monotonic()
+            outcomes[index] = Inferred(
+                predictions,
+                Timing(
+                    queue_ms=_ms(started - each.queued_at),
+                    preprocess_ms=_ms(prepared_at - started),
+                    infer_ms=_ms(inferred - began),
+                    postprocess_ms=_ms(done - ended),
+                ),
+                prepared.size is not None,
+                prepared.trace,
+                outputs if each.outputs else None,
+            )
+            self._count(
+                each.queued_at, started, prepared_at, inferred - began, done - ended, prepared.rows, at == prepared.rows
+            )
+        return outcomes
+
+    def prepare(self, body: bytes, media_type: str, tensors: Mapping[str, Array] | None = None) -> Prepared:
+        """Decode and preprocess. Raises InputError."""
+        if tensors is not None:
+            return self._checked(tensors)
         steps = self.manifest.preprocess
-        image: Image | None = None
-        trace: Trace | None = None
+        name = self.manifest.name
         if isinstance(steps, ImagePreprocess):
             if media_type not in (JPEG, PNG):
-                raise MediaTypeError(f"model {self.manifest.name} takes a picture, got {media_type}; send JPEG or PNG")
-            image = decode_image(body, self._pixels_max)
-            tensor = preprocess_image(image, steps, self.manifest.inputs[0])
-        else:
-            if not media_type.startswith(WINDOW):
+                raise MediaTypeError(f"model {name} takes a picture, got {media_type}; send JPEG or PNG")
+            image, size = self._decode(body, steps)
+            placement = place(size, steps, self._spec)
+            return Prepared({self._spec.name: preprocess_image(image, steps, self._spec)}, 1, size, placement)
+        if isinstance(steps, TensorPreprocess):
+            if media_type != TENSORS:
                 raise MediaTypeError(
-                    f"model {self.manifest.name} takes {steps.size} rows of {len(steps.channels)} numbers, got "
-                    f'{media_type}; send JSON {{"rows": [[...], ...]}}'
+                    f'model {name} takes tensors, got {media_type}; send JSON {{"inputs": {{name: [[...]]}}}}'
                 )
-            window = decode_window(body, media_type, steps.size, len(steps.channels))
-            tensor = preprocess_window(window, steps)
-            trace = _trace(window, steps.unit, steps.size / steps.rate_hz, steps.channels)
-        spec = self.manifest.inputs[0]
-        tensor = check_tensor(spec, tensor)
-        prepared = time.monotonic()
-        outputs = self._session()({spec.name: tensor})
-        inferred = time.monotonic()
+            return self._checked(tensors_from_json(body, self.manifest))
+        if not media_type.startswith(WINDOW):
+            raise MediaTypeError(
+                f"model {name} takes {steps.size} rows of {len(steps.channels)} numbers, got {media_type}; "
+                'send JSON {"rows": [[...], ...]}'
+            )
+        window = decode_window(body, media_type, steps.size, len(steps.channels))
+        tensor = check_tensor(self._spec, preprocess_window(window, steps))
+        trace = _trace(window, steps.unit, steps.size / steps.rate_hz, steps.channels)
+        return Prepared({self._spec.name: tensor}, 1, None, None, trace)
+
+    def infer(self, tensors: Mapping[str, Array], gear: Gear = "throughput") -> dict[str, Array]:
+        """The network alone, on this thread's session. Raises InferenceError."""
+        session: Infer | None = getattr(self._sessions, gear, None)
+        if session is None:
+            session = self.loaded.session(gear)
+            setattr(self._sessions, gear, session)
+        return session(tensors)
+
+    def known_here(self, gear: Gear) -> bool:
+        """Whether this thread has run it in this gear before."""
+        return hasattr(self._sessions, self.tuning.gear or gear)
+
+    def conclude(self, outputs: Mapping[str, Array], prepared: Prepared) -> tuple[Prediction, ...]:
+        """A prediction per row. Raises InferenceError for outputs that are NaN or infinite."""
         for name, output in outputs.items():
             if output.dtype.kind == "f" and not np.isfinite(output).all():
                 raise InferenceError(
                     f"output {name!r} of the model is NaN or infinite for this input; it is not judged"
                 )
-        prediction = postprocess(outputs, self.manifest, None if image is None else (image.shape[0], image.shape[1]))
-        ended = time.monotonic()
-        self.infer_ms.append((inferred - prepared) * 1000)
-        timing = Timing(
-            queue_ms=_ms(started - queued_at),
-            preprocess_ms=_ms(prepared - started),
-            infer_ms=_ms(inferred - prepared),
-            postprocess_ms=_ms(ended - inferred),
+        if prepared.rows == 1:
+            return (postprocess(outputs, self.manifest, prepared.size, prepared.placement),)
+        return tuple(
+            postprocess({n: a[row : row + 1] for n, a in outputs.items()}, self.manifest, None, None)
+            for row in range(prepared.rows)
         )
-        return Inferred(prediction, timing, image, trace)
 
-    def _session(self) -> Infer:
-        session: Infer | None = getattr(self._sessions, "infer", None)
-        if session is None:
-            session = self._sessions.infer = self.loaded.session()
-        return session
+    def _decode(self, body: bytes, steps: ImagePreprocess) -> tuple[Image, tuple[int, int]]:
+        """The picture, perhaps at half its size, and its whole size."""
+        if not self.tuning.half_size:
+            image = decode_image(body, self._pixels_max)
+            return image, (image.shape[0], image.shape[1])
+        rows, columns = input_size(steps, self._spec)
+        return decode_reduced(body, self._pixels_max, rows, columns)
+
+    def _checked(self, tensors: Mapping[str, Array]) -> Prepared:
+        given = {spec.name: spec for spec in self.manifest.inputs}
+        if tensors.keys() != given.keys():
+            raise ShapeError(f"the inputs are {sorted(tensors)}, the model expects {sorted(given)}")
+        checked = {name: check_tensor(spec, tensors[name]) for name, spec in given.items()}
+        rows = {len(array) for name, array in checked.items() if given[name].shape[0] == -1}
+        if len(rows) > 1:
+            raise ShapeError(f"the inputs differ in their first axis ({sorted(rows)}); send as many rows of each")
+        return Prepared(checked, rows.pop() if rows else 1)
+
+    def _count(
+        self,
+        queued_at: float,
+        started: float,
+        prepared_at: float,
+        infer_s: float,
+        output_s: float,
+        rows: int,
+        executed: bool,
+    ) -> None:
+        stats = self.stats
+        with stats.lock:
+            stats.requests += 1
+            stats.rows += rows
+            stats.executions += executed
+            stats.queue_ns += int((started - queued_at) * 1e9)
+            stats.prepare_ns += int((prepared_at - started) * 1e9)
+            stats.infer_ns += int(infer_s * 1e9)
+            stats.output_ns += int(output_s * 1e9)
+            stats.last_at = time.time()
+            stats.infer_ms.append(infer_s * 1000)
+
+    def _failed(self, started: float) -> None:
+        with self.stats.lock:
+            self.stats.requests += 1
+            self.stats.errors += 1
+            self.stats.fail_ns += int((time.monotonic() - started) * 1e9)
 
 
-def load(version: ModelVersion, variant_name: str | None, loaders: Loaders, lanes: int, pixels_max: int) -> ServedModel:
+def load(
+    version: ModelVersion,
+    variant_name: str | None,
+    loaders: Loaders,
+    options: LoadOptions,
+    pixels_max: int,
+    *,
+    weight: int = 10,
+    tuning: Tuning | None = None,
+) -> ServedModel:
     """Read, verify, compile and prove a version by its golden cases. Raises ModelError."""
-    variants = version.manifest.variants
-    variant = next((each for each in variants if variant_name in (None, each.name)), None)
-    if variant is None:
-        raise ModelLoadError(f"no variant {variant_name!r}; this model has {[each.name for each in variants]}")
+    variant = find_variant(version, variant_name)
     files = read_variant(version, variant)
-    served = ServedModel(version, variant, loaders[variant.format](version.manifest, variant, files, lanes), pixels_max)
-    for case in version.manifest.golden:
-        check_golden(served, case, read_golden(version, case))
-    served.infer_ms.clear()
+    for fresh in (False, True):
+        given = msgspec.structs.replace(options, fresh=fresh)
+        served = ServedModel(
+            version,
+            variant,
+            loaders[variant.format](version.manifest, variant, files, given),
+            pixels_max,
+            weight=weight,
+            tuning=tuning,
+        )
+        try:
+            _prove(served, version)
+        except ModelLoadError:
+            # What was compiled at an earlier start may have gone bad; the model itself deserves a second look.
+            if fresh or options.compiled_dir is None:
+                raise
+        else:
+            break
+    served.stats = Stats()
     return served
 
 
-def check_golden(served: ServedModel, case: GoldenCase, content: bytes) -> float:
-    """Return how far the score is from the expected one; raises ModelLoadError when the case fails."""
+def _prove(served: ServedModel, version: ModelVersion) -> None:
+    """Every golden case in every gear. Raises ModelLoadError."""
+    if served.loaded.device.startswith("endpoint:"):
+        # Its home proves it; an endpoint that is away now may be there when it is needed.
+        return
+    for gear in served.loaded.gears:
+        for case in version.manifest.golden:
+            check_golden(served, case, read_golden(version, case), gear)
+
+
+def find_variant(version: ModelVersion, name: str | None) -> Variant:
+    """The variant of that name, or the first. Raises ModelLoadError."""
+    variants = version.manifest.variants
+    variant = next((each for each in variants if name in (None, each.name)), None)
+    if variant is None:
+        raise ModelLoadError(f"no variant {name!r}; this model has {[each.name for each in variants]}")
+    return variant
+
+
+def check_golden(served: ServedModel, case: GoldenCase, content: bytes, gear: Gear = "throughput") -> float:
+    """Return how far the answer is from the expected one; raises ModelLoadError when the case fails."""
     media_type = case.media_type
     if served.kind == "window":
         content, media_type = window_from_json(content)
-    prediction = served.predict(content, media_type, time.monotonic()).prediction
-    label = prediction.classes[0].label if prediction.classes else case.label
-    verdict = judge(prediction, served.manifest.verdict)
-    off = abs((prediction.score if prediction.score is not None else case.score) - case.score)
-    if label != case.label or verdict != case.verdict or not off <= case.tolerances[served.variant.name]:
-        raise ModelLoadError(
-            f"golden case {case.file}: expected {case.label}, {case.verdict}, score {case.score:.3f}; "
-            f"variant {served.variant.name} on {served.loaded.runtime} says {label}, {verdict}, {prediction.score}"
-        )
-    return off
+    elif served.kind == "tensor":
+        media_type = TENSORS
+    outcome = served.run([Input(content, media_type, None, time.monotonic(), outputs=True)], gear)[0]
+    where = f"golden case {case.file}, variant {served.variant.name} on {served.loaded.runtime}"
+    if isinstance(outcome, ApplianceError):
+        raise ModelLoadError(f"{where}: {outcome}") from outcome
+    expected = expected_outputs(content, served.manifest) if served.kind == "tensor" else None
+    try:
+        return check_answer(case, served.manifest, served.variant.name, outcome.prediction, outcome.outputs, expected)
+    except ValueError as error:
+        raise ModelLoadError(f"{where}: {error}") from error
 
 
 def window_from_json(body: bytes) -> tuple[bytes, str]:
@@ -147,12 +404,45 @@ def window_from_json(body: bytes) -> tuple[bytes, str]:
     return encode_window(rows_of_numbers(rows, "rows"))
 
 
+def tensors_from_json(body: bytes, manifest: ModelManifest, field: str = "inputs") -> dict[str, Array]:
+    """{"inputs": {name: nested numbers}} -> arrays in the manifest's element types. Raises DecodeError, ShapeError."""
+    content = decode_json(body)
+    given = content.get(field) if isinstance(content, dict) else None
+    if not isinstance(given, dict):
+        raise DecodeError(f'expected a JSON object with "{field}": {{name: nested numbers}}')
+    specs = {spec.name: spec for spec in (*manifest.inputs, *manifest.outputs)}
+    return {name: nested_array(value, name, specs[name].dtype) for name, value in given.items() if name in specs}
+
+
+def expected_outputs(body: bytes, manifest: ModelManifest) -> dict[str, Array]:
+    """What a tensor model's golden case says the network must give."""
+    return tensors_from_json(body, manifest, "outputs")
+
+
+def nested_array(value: object, name: str, dtype: str) -> Array:
+    """Nested lists of numbers -> array. Raises ShapeError when they differ in length or are no numbers."""
+    try:
+        with np.errstate(over="ignore"):
+            array = np.asarray(value)
+            if array.dtype.kind not in "bif":
+                raise ValueError(f"it holds {array.dtype}")
+            return array.astype(dtype)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise ShapeError(f"{name!r} is not an array of numbers, rows of equal length: {error}") from error
+
+
 def rows_of_numbers(rows: object, field: str) -> list[list[float]]:
-    """Check that `rows` is an array of arrays of numbers. Raises DecodeError naming `field`."""
+    """Raises DecodeError."""
     try:
         return msgspec.convert(rows, list[list[float]])
     except msgspec.ValidationError as error:
         raise DecodeError(f"{field!r} is not an array of rows of numbers: {error}") from error
+
+
+def _stack(prepared: Sequence[Prepared]) -> dict[str, Array]:
+    if len(prepared) == 1:
+        return prepared[0].tensors
+    return {name: np.concatenate([each.tensors[name] for each in prepared]) for name in prepared[0].tensors}
 
 
 def _trace(window: npt.NDArray[np.float32], unit: str, duration_s: float, channels: tuple[str, ...]) -> Trace:

@@ -1,7 +1,9 @@
 """Which version of each model serves, and the state of the rest.
 
 A slot holds the current version of one model. It is `loading` until the model is compiled and its golden cases have
-passed, then `ready`; or `failed` with the reason. Only the newest version of a model is loaded.
+passed, then `ready`; or `failed` with the reason; or `unloaded`, because somebody asked for it. Only the newest version
+of a model is loaded. A model that is loaded again is loaded beside the one that serves, and takes its place when it
+is warm and proven: no request notices.
 """
 
 from __future__ import annotations
@@ -9,25 +11,35 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import structlog
 
+from appliance import hardware
 from appliance.config import ModelConfig
 from appliance.core.manifest import ModelManifest
-from appliance.errors import ApplianceError, ModelFailed, ModelNotFound, ModelNotReady, VersionNotFound
+from appliance.errors import (
+    ManifestError,
+    ModelError,
+    ModelFailed,
+    ModelLoadError,
+    ModelNotFound,
+    ModelNotReady,
+    VersionNotFound,
+)
 from appliance.repository import Broken, ModelVersion, scan
-from appliance.runtimes import Loaders
-from appliance.served import ServedModel, load
+from appliance.served import ServedModel
+from appliance.tuning import Choice, Tuner
 
 log = structlog.get_logger("slots")
 
 HANGS_MAX = 2
 LOAD_S_MAX = 120.0
 
-State = Literal["loading", "ready", "failed"]
+State = Literal["loading", "ready", "failed", "unloaded"]
 
 
 class Slot:
@@ -40,6 +52,7 @@ class Slot:
         self.state: State = "loading"
         self.reason: str | None = None
         self.served: ServedModel | None = None
+        self.choice: Choice | None = None
         self.hangs = 0
         self.loading_since: float | None = None
 
@@ -51,16 +64,15 @@ class Slots:
         self,
         roots: list[Path],
         models: Mapping[str, ModelConfig],
-        loaders: Loaders,
+        tuner: Tuner,
         *,
-        lanes: int,
-        pixels_max: int,
+        tune: bool = True,
         fatal: Callable[[str], None],
     ) -> None:
+        self._roots = roots
         self._models = models
-        self._loaders = loaders
-        self._lanes = lanes
-        self._pixels_max = pixels_max
+        self._tuner = tuner
+        self._tune = tune
         self._fatal = fatal
         good, broken = scan(roots)
         self._slots: dict[str, Slot] = {}
@@ -70,12 +82,13 @@ class Slots:
         self.broken = broken
         self._add_broken(broken)
         self._threads: list[threading.Thread] = []
+        self._one_at_a_time = threading.Lock()
         self._stopping = False
         self.loaded = threading.Event()
 
     def start(self) -> None:
         """Load every model in a thread of its own; the doors answer meanwhile."""
-        self._start_loading(self._load_all, "model-loader")
+        self._start_thread(self._load_all, "model-loader")
 
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Load no further model; returns whether those that are being compiled were done in time."""
@@ -97,6 +110,8 @@ class Slots:
         if served is None:
             if slot.state == "failed":
                 raise ModelFailed(f"model {name} version {slot.version} failed: {slot.reason}")
+            if slot.state == "unloaded":
+                raise ModelFailed(f"model {name} was unloaded; load it with POST /v2/repository/models/{name}/load")
             raise ModelNotReady(f"model {name} version {slot.version} is still loading; try again in a moment")
         return served
 
@@ -108,6 +123,17 @@ class Slots:
         if slot.on_disk is None:
             raise ModelFailed(f"model {name} version {slot.version} failed: {slot.reason}")
         return slot.on_disk
+
+    def load(self, name: str) -> Future[None]:
+        """Look at the disk again and load the newest version of a model, beside the one that serves, if one does.
+
+        The future ends when the new one serves; it raises ModelError, and then what served before still serves.
+        """
+        return self._in_background(lambda: self._reload(name), f"load-{name}")
+
+    def unload(self, name: str) -> Future[None]:
+        """Serve a model no more and give its memory back. Requests that it has already are answered."""
+        return self._in_background(lambda: self._unload(name), f"unload-{name}")
 
     def manifest(self, name: str) -> ModelManifest:
         """What the model expects, known before it is loaded. Raises ModelNotFound, ModelFailed."""
@@ -135,7 +161,7 @@ class Slots:
             self._fatal(f"model {slot.name} version {slot.version} hung {slot.hangs} times")
             return
         slot.served, slot.state, slot.reason = None, "loading", "it hung and is compiled afresh"
-        self._start_loading(partial(self._load, slot), f"reload-{slot.name}")
+        self._start_thread(partial(self._load, slot), f"reload-{slot.name}")
 
     def check(self, now: float) -> None:
         """Enforce the bound on a load; called by the watchdog with the monotonic time.
@@ -151,7 +177,7 @@ class Slots:
             else:
                 slot.loading_since = None
                 self._fail(slot, "model_load_failed", f"it did not load within {LOAD_S_MAX:g} s")
-                self._start_loading(self._load_all, "model-loader")
+                self._start_thread(self._load_all, "model-loader")
 
     def _add_broken(self, broken: list[Broken]) -> None:
         for each in broken:
@@ -164,41 +190,107 @@ class Slots:
                 slot.state, slot.reason = "failed", str(each.error)
                 self._slots[each.name] = slot
 
-    def _start_loading(self, run: Callable[[], None], name: str) -> None:
+    def _start_thread(self, run: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=run, name=name, daemon=True)
+        self._threads = [each for each in self._threads if each.is_alive()]
         self._threads.append(thread)
         thread.start()
+
+    def _in_background(self, run: Callable[[], None], name: str) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_running_or_notify_cancel()
+
+        def work() -> None:
+            # One load at a time takes cores from what is served.
+            with self._one_at_a_time:
+                try:
+                    run()
+                except Exception as error:
+                    done.set_exception(error)
+                else:
+                    done.set_result(None)
+
+        self._start_thread(work, name)
+        return done
 
     def _load_all(self) -> None:
         for slot in self.slots():
             if slot.state == "loading" and slot.loading_since is None and not self._stopping:
-                self._load(slot)
+                self._load(slot, first=True)
         self.loaded.set()
 
-    def _load(self, slot: Slot) -> None:
+    def _load(self, slot: Slot, *, first: bool = False) -> None:
+        """first: nobody is served yet, so that the box may be measured."""
         assert slot.on_disk is not None
         started = slot.loading_since = time.monotonic()
-        variant = self._models.get(slot.name, ModelConfig()).variant
         try:
-            served = load(slot.on_disk, variant, self._loaders, self._lanes, self._pixels_max)
-        except ApplianceError as error:
+            served, choice = self._compile(slot.on_disk, first)
+        except ModelError as error:
             self._fail(slot, error.code, str(error))
-        except Exception as error:
-            # A runtime may raise anything while compiling a file it does not know; the other models go on.
-            self._fail(slot, "model_load_failed", f"{type(error).__name__}: {error}")
         else:
             if slot.loading_since is None:
                 return  # it was given up meanwhile
-            slot.served, slot.state, slot.reason = served, "ready", None
-            log.info(
-                "model_ready",
-                model=slot.name,
-                version=slot.version,
-                variant=served.variant.name,
-                runtime=served.loaded.runtime,
-                seconds=round(time.monotonic() - started, 3),
-            )
+            slot.served, slot.choice, slot.state, slot.reason = served, choice, "ready", None
+            self._log_ready(slot, served, started)
         slot.loading_since = None
+
+    def _compile(self, version: ModelVersion, first: bool) -> tuple[ServedModel, Choice]:
+        """Raises ModelError: a runtime may raise anything while compiling a file it does not know."""
+        config = self._models.get(version.manifest.name, ModelConfig())
+        try:
+            return self._tuner.load(version, config, measure=first and self._tune, compile_threads=0 if first else 1)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelLoadError(f"{type(error).__name__}: {error}") from error
+
+    def _reload(self, name: str) -> None:
+        started = time.monotonic()
+        good, broken = scan(self._roots)
+        self.broken = broken
+        versions = [each for each in good if each.manifest.name == name]
+        slot = self._slots.get(name)
+        if not versions:
+            reason = next((str(each.error) for each in broken if each.name == name), None)
+            if reason is not None:
+                raise ManifestError(reason)
+            raise ModelNotFound(
+                f"no model {name!r} on disk; this box has {sorted(each.manifest.name for each in good)}"
+            )
+        newest = max(versions, key=lambda each: int(each.manifest.version))
+        if slot is None:
+            slot = Slot(name, newest.manifest.version, newest)
+            self._slots[name] = slot
+        try:
+            served, choice = self._compile(newest, False)
+        except ModelError as error:
+            if slot.served is None:
+                self._fail(slot, error.code, str(error))
+            raise
+        slot.on_disk, slot.version, slot.choice = newest, newest.manifest.version, choice
+        slot.served, slot.state, slot.reason = served, "ready", None
+        self._log_ready(slot, served, started)
+        hardware.trim()
+
+    def _unload(self, name: str) -> None:
+        slot = self._slots.get(name)
+        if slot is None:
+            raise ModelNotFound(f"no model {name!r}; this box has {sorted(self._slots)}")
+        slot.served, slot.choice, slot.state, slot.reason = None, None, "unloaded", "somebody unloaded it"
+        log.info("model_unloaded", model=name, version=slot.version)
+        hardware.trim()
+
+    def _log_ready(self, slot: Slot, served: ServedModel, started: float) -> None:
+        log.info(
+            "model_ready",
+            model=slot.name,
+            version=slot.version,
+            variant=served.variant.name,
+            runtime=served.loaded.runtime,
+            device=served.loaded.device,
+            note=served.loaded.note,
+            seconds=round(time.monotonic() - started, 3),
+        )
 
     def _fail(self, slot: Slot, code: str, reason: str) -> None:
         slot.state, slot.reason = "failed", " ".join(reason.split())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import msgspec
 
+from appliance.core.manifest import Kind
 from appliance.core.protocol import Part, Result
 from appliance.errors import StoreError
 
@@ -28,7 +28,7 @@ class NewResult(msgspec.Struct, frozen=True, kw_only=True):
     """body: the result as JSON. window: (last reading id, end offset in it) of the window it judges."""
 
     result: Result
-    kind: Literal["image", "window"]
+    kind: Kind
     body: bytes
     frame: bytes | None = None
     key: str | None = None

@@ -1,242 +1,231 @@
-"""`make bench`: every figure that the README names, in interleaved rounds, as a table and as JSON.
+"""`make bench`: every figure, in interleaved rounds, as a table, as JSON and as a picture.
 
-Each round measures everything once, bare model and box in turn, so that a drift of the machine meets both. A figure
-is the median over the rounds; a ratio is the median of the rounds' ratios. Needs wrk and mosquitto (apt).
+    python -m benchmarks.run [--only jpeg,tiny] [--rounds 15] [--seconds 2] [--peers fastapi,litserve,mlserver]
+
+Each round measures everything once, in another order each time, so that a drift of the machine meets all alike.
+Writes benchmarks/results/<time>.json and .md, and, of a run of all works with six rounds or more,
+benchmarks/figures.json and docs/figures.svg. Needs wrk, mosquitto and taskset (apt).
 """
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import json
 import os
-import shutil
-import socket
-import sqlite3
-import statistics
-import subprocess
+import platform
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import cv2
-import httpx
-import numpy as np
+from benchmarks import chart, stream
+from benchmarks.contenders import (
+    APPLIANCE,
+    BARE,
+    FASTAPI,
+    FASTAPI_BY_HAND,
+    FASTAPI_ON_LOOP,
+    MLSERVER_BY_HAND,
+    PEERS,
+    Cell,
+)
+from benchmarks.figures import LITSERVE, MLSERVER, find
+from benchmarks.lineup import WORKS, Lineup, Networks, keep_best, run_entry
+from benchmarks.loading import loading
+from benchmarks.ratios import Measured, best_of, interval
+from benchmarks.report import Summary, losses, summarise, table, title
+from benchmarks.starts import start
 
-from provisioning.textures import frame
-
-ROUNDS = int(os.environ.get("ROUNDS", "5"))
-SECONDS = float(os.environ.get("SECONDS_EACH", "4"))
-MESSAGES = int(os.environ.get("MESSAGES", "60000"))
-MESSAGE_BYTES = 200
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+FIGURES = HERE / "figures.json"
+# On the disk that holds the project: /tmp may be memory, where committing costs nothing.
+SCRATCH = HERE.parent / ".cache"
+PICTURE = HERE.parent / "docs" / "figures.svg"
 
-Figures = dict[str, float]
+_STARTS = 10
+_STARTS_OF_PEERS = 4
+_STREAMS = 5
+_LOADINGS = 6
+_TRIAL_S = 1
+_DRAWN = ("jpeg/1", "jpeg/32", "json/8", "tiny/32")
+_IDLE_S = 2.0
+_ROUNDS_TO_PUBLISH = 6
+
+T = TypeVar("T")
+Families = dict[str, dict[str, list[str]]]
 
 
 def main() -> None:
-    rounds: list[Figures] = []
-    with tempfile.TemporaryDirectory(prefix="appliance-bench-") as scratch:
-        picture = Path(scratch) / "part.jpg"
-        image, _ = frame(np.random.default_rng(1), "brick", "scratch", "test", (480, 640))
-        cv2.imwrite(str(picture), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
-        for number in range(ROUNDS):
-            print(f"round {number + 1} of {ROUNDS}", file=sys.stderr, flush=True)
-            rounds.append(one_round(picture, Path(scratch) / f"round-{number}"))
-    report(rounds)
+    asked = _arguments()
+    works = tuple(work for work in WORKS if work in asked.only)
+    # So that the servers are ended, too, when this is asked to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    SCRATCH.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=SCRATCH) as folder:
+        made = Networks(Path(folder))
+        with Lineup(made, works, asked.peers) as lineup:
+            idle = _idle_share(lineup)
+            cells = [keep_best(cell, _TRIAL_S) for cell in lineup.cells]
+            if "start" in works:
+                # The first start compiles and tunes; it is not counted.
+                _starts(made, lineup, asked.peers, 0)
+            rounds = []
+            recorded = lineup.recorded()
+            for number in range(asked.rounds):
+                print(f"round {number + 1} of {asked.rounds}", file=sys.stderr, flush=True)
+                figures = one_round(cells, number, asked.seconds)
+                if "start" in works:
+                    figures |= _starts(made, lineup, asked.peers, number)
+                if "loading" in works and number < _LOADINGS:
+                    figures[f"loading/{APPLIANCE}"] = loading(made, lineup.expected)
+                if "stream" in works and number < _STREAMS:
+                    figures |= {
+                        f"stream/{APPLIANCE}": stream.listener(made.scratch),
+                        f"stream-broker/{APPLIANCE}": stream.broker(made.scratch),
+                    }
+                rounds.append(figures)
+            recorded = lineup.recorded() - recorded
+            tuned = lineup.tuned()
+            threads = {f"threads of bare, {precision}": str(count) for precision, count in lineup.threads.items()}
+    whole = works == WORKS and set(asked.peers) == set(PEERS) and asked.rounds >= _ROUNDS_TO_PUBLISH
+    machine = _machine() | threads | idle | _recorded(cells, rounds, recorded)
+    report(rounds, _families(cells), machine, tuned, whole)
 
 
-def one_round(picture: Path, folder: Path) -> Figures:
-    figures: Figures = {}
-    folder.mkdir()
-    with box(folder / "http", picture) as running:
-        figures |= {"start_s": running["start_s"], "pss_mib": _pss_mib(running["pid"])}
-        for callers in (1, 8):
-            bare = _json([sys.executable, "-m", "benchmarks.bare", str(picture), str(callers), str(SECONDS)])
-            served = _wrk(running["url"], picture, callers)
-            figures |= {f"bare_{callers}_{name}": value for name, value in bare.items()}
-            figures |= {f"http_{callers}_{name}": value for name, value in served.items()}
-    with box(folder / "listener", picture) as running:
-        figures["listener_per_s"] = _stream(running["mqtt_port"], running["database"])
-    with mosquitto(folder) as port, box(folder / "broker", picture, broker=port) as running:
-        _until_connected(running["url"])
-        figures["broker_per_s"] = _stream(port, running["database"])
+def one_round(cells: Sequence[Cell], number: int, seconds: int) -> dict[str, Measured]:
+    """Everything once: cells one after the other, so that what is compared is measured side by side."""
+    figures: dict[str, Measured] = {}
+    for cell in _rotated(cells, number):
+        for entry in _rotated(cell.entries, number):
+            figures[cell.key(entry)] = run_entry(entry, seconds)
     return figures
 
 
-@contextlib.contextmanager
-def box(data_dir: Path, picture: Path, broker: int | None = None) -> Iterator[dict[str, Any]]:
-    """A box as a user runs it, from the start of its process to its first right answer."""
-    data_dir.mkdir()
-    http_port, mqtt_port = _free_ports(2)
-    config = data_dir / "appliance.toml"
-    config.write_text(
-        f'device = "bench"\ndata_dir = "{data_dir}"\n[http]\nport = {http_port}\n[listener]\nport = {mqtt_port}\n'
-        + (f'[broker]\nhost = "127.0.0.1"\nport = {broker}\n' if broker else "")
-        + '[[routes]]\nname = "vibration"\ntopic = "in/bearing/+"\nmodel = "bearing"\n'
-    )
-    log = (data_dir / "log").open("wb")
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "appliance", "serve", "--config", str(config)], stdout=log, stderr=log
-    )
-    url = f"http://127.0.0.1:{http_port}"
-    try:
-        start_s = _first_answer(url, picture.read_bytes(), began)
-        _until_ready(url)
-        yield {
-            "url": url,
-            "pid": process.pid,
-            "start_s": start_s,
-            "mqtt_port": mqtt_port,
-            "database": data_dir / "results.db",
-        }
-    finally:
-        process.terminate()
-        process.wait(20)
-        log.close()
-
-
-@contextlib.contextmanager
-def mosquitto(folder: Path) -> Iterator[int]:
-    """A broker as a site has it, with room for the stream."""
-    (port,) = _free_ports(1)
-    config = folder / "mosquitto.conf"
-    config.write_text(
-        f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 1000\n"
-        "max_queued_messages 0\nset_tcp_nodelay true\nlog_type none\nuser root\n"
-    )
-    program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
-    process = subprocess.Popen([program, "-c", str(config)])
-    try:
-        _until_listening(port)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _stream(port: int, database: Path) -> float:
-    """Messages per second from the first publish until the last row is committed."""
-    before = _rows(database)
-    began = time.monotonic()
-    arguments = ["127.0.0.1", str(port), "in/bearing/bench", str(MESSAGES), str(MESSAGE_BYTES), "1000"]
-    _json([sys.executable, "-m", "benchmarks.publisher", *arguments])
-    deadline = time.monotonic() + 120
-    while _rows(database) - before < MESSAGES:
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{_rows(database) - before} of {MESSAGES} messages were committed")
-        time.sleep(0.01)
-    return MESSAGES / (time.monotonic() - began)
-
-
-def report(rounds: list[Figures]) -> None:
-    """A table for people on standard output, JSON for machines beside this file."""
-
-    def median(name: str) -> float:
-        return statistics.median(each[name] for each in rounds)
-
-    def ratio(over: str, under: str) -> float:
-        return statistics.median(each[over] / each[under] for each in rounds)
-
-    lines = [
-        "| figure | box | bare model | box / bare |",
-        "|---|---|---|---|",
-        f"| start to first answer | {median('start_s'):.2f} s | | |",
-        f"| memory at rest (PSS) | {median('pss_mib'):.0f} MiB | | |",
-    ]
-    for callers in (1, 8):
-        what = f"upload 640x480 JPEG, {callers} caller{'s' if callers > 1 else ''}"
-        for name, unit in (("per_s", "/s"), ("p50_ms", " ms"), ("p99_ms", " ms")):
-            ours, bare = f"http_{callers}_{name}", f"bare_{callers}_{name}"
-            digits = 0 if name == "per_s" else 2
-            lines.append(
-                f"| {what}, {name.split('_')[0].replace('per', 'rate')} | {median(ours):.{digits}f}{unit} "
-                f"| {median(bare):.{digits}f}{unit} | {ratio(ours, bare):.2f} |"
-            )
-    lines += [
-        f"| {MESSAGE_BYTES}-byte readings, built-in listener, committed | {median('listener_per_s'):,.0f}/s | | |",
-        f"| the same through Mosquitto and paho | {median('broker_per_s'):,.0f}/s | | |",
-    ]
-    print("\n".join(lines))
+def report(
+    rounds: Sequence[Mapping[str, Measured]],
+    families: Families,
+    machine: dict[str, str],
+    tuned: dict[str, str],
+    whole: bool,
+) -> None:
+    """Print the table, keep the run; a whole run replaces the committed summary and the picture."""
+    at = time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime())
+    found = find(rounds, families)
+    before: Summary | None = json.loads(FIGURES.read_text()) if FIGURES.exists() else None
+    text = table(found, rounds, machine, tuned, before)
+    print(text)
     RESULTS.mkdir(exist_ok=True)
-    name = time.strftime("%Y-%m-%dT%H%M%SZ.json", time.gmtime())
-    summary = {"rounds": rounds, "medians": {key: median(key) for key in rounds[0]}, "cores": os.cpu_count()}
-    (RESULTS / name).write_text(json.dumps(summary, indent=1) + "\n")
+    summary = summarise(found, machine, at)
+    (RESULTS / f"{at}.md").write_text(text + "\n")
+    kept = summary | {"tuned": tuned, "families": families, "rounds": rounds}
+    (RESULTS / f"{at}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    if whole:
+        FIGURES.write_text(json.dumps(summary, indent=1) + "\n")
+        PICTURE.parent.mkdir(exist_ok=True)
+        PICTURE.write_text(_picture(rounds, families, machine))
+    for each, old in losses(found, before):
+        print(f"worse than before: {each.figure.name}: {each.interval.median:.3f}, was {old:.3f}", file=sys.stderr)
 
 
-def _first_answer(url: str, body: bytes, began: float) -> float:
-    deadline = began + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            reply = httpx.post(f"{url}/v1/predict/surface", content=body, headers={"Content-Type": "image/jpeg"})
-            if reply.status_code == 200:
-                return time.monotonic() - began
-        time.sleep(0.01)
-    raise RuntimeError("the box gave no answer within 60 s")
+def _picture(rounds: Sequence[Mapping[str, Measured]], families: Families, machine: Mapping[str, str]) -> str:
+    panels = []
+    for cell in _DRAWN:
+        bars = []
+        for family in (
+            BARE,
+            APPLIANCE,
+            FASTAPI,
+            FASTAPI_BY_HAND,
+            FASTAPI_ON_LOOP,
+            LITSERVE,
+            MLSERVER,
+            MLSERVER_BY_HAND,
+        ):
+            key = best_of(rounds, families.get(cell, {}).get(family, ()))
+            if key is not None:
+                bars.append(chart.Bar(family, *interval([each[key]["per_s"] for each in rounds])))
+        panels.append(chart.Panel(title(cell), bars))
+    note = f"{machine['processor']}, {machine['cores']} cores with the load generator, f32, {len(rounds)} rounds."
+    return chart.draw(panels, "The appliance beside the bare runtime and its peers", note, APPLIANCE, BARE)
 
 
-def _until_ready(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while httpx.get(f"{url}/v2/health/ready").status_code != 200:
-        if time.monotonic() > deadline:
-            raise RuntimeError("the box is not ready after 60 s")
-        time.sleep(0.05)
+def _starts(made: Networks, lineup: Lineup, peers: Sequence[str], number: int) -> dict[str, Measured]:
+    figures = {}
+    if number < _STARTS:
+        figures[f"start/{APPLIANCE}"] = start(APPLIANCE, made, lineup.expected)
+    if number < _STARTS_OF_PEERS:
+        figures |= {f"start/{PEERS[name]}": start(name, made, lineup.expected) for name in peers}
+    return figures
 
 
-def _until_connected(url: str) -> None:
-    deadline = time.monotonic() + 30
-    while httpx.get(f"{url}/v1/status").json()["mqtt"]["broker"]["state"] != "connected":
-        if time.monotonic() > deadline:
-            raise RuntimeError("the box did not connect to the broker")
-        time.sleep(0.05)
+def _families(cells: Sequence[Cell]) -> Families:
+    families: Families = {}
+    for cell in cells:
+        for entry in cell.entries:
+            families.setdefault(cell.name, {}).setdefault(entry.family, []).append(cell.key(entry))
+    return families
 
 
-def _wrk(url: str, picture: Path, callers: int) -> Figures:
-    figures = _json(
-        ["wrk", "-t1", f"-c{callers}", f"-d{SECONDS:g}s", "-s", str(HERE / "upload.lua"), f"{url}/v1/predict/surface"],
-        PICTURE=str(picture),
+def _rotated(items: Sequence[T], by: int) -> list[T]:
+    by %= max(1, len(items))
+    return [*items[by:], *items[:by]]
+
+
+def _recorded(cells: Sequence[Cell], rounds: Sequence[Mapping[str, Measured]], recorded: int) -> dict[str, str]:
+    """Whether every answer that the generator counted is in the store; more are, since it hangs up on the last ones."""
+    keys = [cell.key(entry) for cell in cells for entry in cell.entries if entry.family == APPLIANCE]
+    answered = sum(int(each[key]["requests"]) for each in rounds for key in keys if key in each)
+    return {"results recorded": f"{min(recorded, answered):,} of {answered:,} answers"} if answered else {}
+
+
+def _idle_share(lineup: Lineup) -> dict[str, str]:
+    """CPU that an appliance takes while nobody calls; it goes on beside what is measured."""
+    if not lineup.idle:
+        return {}
+    before = sum(process.cpu_s() for process in lineup.idle.values())
+    time.sleep(_IDLE_S)
+    spent = sum(process.cpu_s() for process in lineup.idle.values()) - before
+    return {"an idle appliance takes": f"{spent / _IDLE_S / len(lineup.idle):.1%} of a core"}
+
+
+def _machine() -> dict[str, str]:
+    """What the figures depend on; nothing that names one machine."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return {
+        "processor": processor,
+        "cores": str(len(os.sched_getaffinity(0))),
+        "python": platform.python_version(),
+        "openvino": version("openvino"),
+        "load when it ended": f"{os.getloadavg()[2]:.1f} in 15 minutes",
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=(__doc__ or "").split("\n\n")[0])
+    some = f"some of {','.join(WORKS)}"
+    parser.add_argument("--only", type=_listed(WORKS), default=WORKS, help=some)
+    parser.add_argument("--rounds", type=int, default=int(os.environ.get("ROUNDS", "15")))
+    parser.add_argument(
+        "--seconds", type=int, default=int(os.environ.get("SECONDS_EACH", "2")), help="of a measurement"
     )
-    if figures.pop("failed"):
-        raise RuntimeError("requests failed while measuring")
-    return figures
+    parser.add_argument("--peers", type=_listed(tuple(PEERS)), default=tuple(PEERS), help="names, or `none`")
+    return parser.parse_args()
 
 
-def _json(command: list[str], **environment: str) -> Figures:
-    """Run a command whose last line is JSON."""
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
-    figures: Figures = json.loads(done.stdout.strip().splitlines()[-1])
-    return figures
+def _listed(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(name for name in text.split(",") if name and name != "none")
+        if unknown := set(names) - set(known):
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+        return names
 
-
-def _pss_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("no Pss in smaps_rollup")
-
-
-def _rows(database: Path) -> int:
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        return int(connection.execute("SELECT coalesce(max(id), 0) FROM readings").fetchone()[0])
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in taken]
-
-
-def _until_listening(port: int) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.02)
-    raise RuntimeError(f"nothing listens on {port}")
+    return parse
 
 
 if __name__ == "__main__":

@@ -12,19 +12,27 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from paho.mqtt.client import Client, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from provisioning.belt import BELTS, scene
 from provisioning.textures import TEXTURES, Kind, encode, frame
 from provisioning.vibration import RATE_HZ, SEVERITIES_G, UNSEEN_SEED_MIN, Condition, Machine
 
 CAMERA_TURNS: tuple[Kind, ...] = ("good", "good", "scratch", "good", "good", "hole", "good", "stain")
 """Good parts and faults in turn, for ever."""
+
+BELT_TURNS: tuple[int, ...] = (3, 5, 2, 4, 6, 3, 8, 4, 1, 12)
+"""Parts on the belt, in turn, for ever: mostly a few, now and then many, then a jam."""
+
+CameraKind = Literal["surface", "belt"]
 
 PLC_TURNS: tuple[tuple[Condition, float], ...] = (
     ("normal", 20.0),
@@ -51,14 +59,26 @@ class Message(msgspec.Struct, frozen=True):
     properties: tuple[tuple[str, str], ...] = ()
 
 
-def camera(seed: int, every_s: float, boot: str) -> Iterator[Message]:
-    """JPEG pictures of parts, 480x480; part, lot and key travel as user properties. boot: starts every key."""
+def camera(seed: int, every_s: float, boot: str, kind: CameraKind = "surface") -> Iterator[Message]:
+    """JPEG pictures of `surface`s, 480x480, or of parts on a `belt`, 640x480; part, lot and key travel as user
+    properties. boot: starts every key.
+    """
     rng = np.random.default_rng(seed)
-    texture = TEXTURES[seed % len(TEXTURES)]
-    for number, kind in enumerate(itertools.cycle(CAMERA_TURNS), 1):
-        image, _ = frame(rng, texture, kind, "test", (480, 480))
+    for number, image in enumerate(_surfaces(rng, seed) if kind == "surface" else _belts(rng, seed), 1):
         properties = (("part", f"P-{number:06d}"), ("lot", f"L-{boot}"), ("seq", f"{boot}-{number}"))
         yield Message(every_s, encode(rng, image), "image/jpeg", properties)
+
+
+def _surfaces(rng: np.random.Generator, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
+    texture = TEXTURES[seed % len(TEXTURES)]
+    for kind in itertools.cycle(CAMERA_TURNS):
+        yield frame(rng, texture, kind, "test", (480, 480))[0]
+
+
+def _belts(rng: np.random.Generator, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
+    belt = BELTS[seed % len(BELTS)]
+    for count in itertools.cycle(BELT_TURNS):
+        yield scene(rng, count, "test", (480, 640), belt)[0]
 
 
 def plc(seed: int, boot: str) -> Iterator[Message]:

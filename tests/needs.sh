@@ -7,6 +7,9 @@ has() {
   case $1 in
     python3-venv) "${PYTHON:-python3}" -c 'import ensurepip' 2>/dev/null ;;
     mosquitto) { command -v mosquitto || [ -x /usr/sbin/mosquitto ]; } >/dev/null && command -v mosquitto_pub >/dev/null ;;
+    java-client) command -v javac >/dev/null && [ -e /usr/share/java/httpclient5.jar ] &&
+      [ -e /usr/share/java/geronimo-annotation-1.3-spec.jar ] ;;
+    mono-client) command -v mcs >/dev/null && [ -e /usr/lib/cli/Newtonsoft.Json-5.0/Newtonsoft.Json.dll ] ;;
     *) command -v "$1" >/dev/null ;;
   esac
 }
@@ -17,6 +20,13 @@ for need in "$@"; do
   case $need in
     mosquitto) packages+=(mosquitto mosquitto-clients) ;;
     systemd-analyze) packages+=(systemd) ;;
+    cc) packages+=(gcc libc6-dev) ;;
+    java-client)
+      packages+=(default-jdk-headless libhttpclient5-java libgeronimo-annotation-1.3-spec-java) ;;
+    mono-client)
+      packages+=(mono-mcs mono-runtime libnewtonsoft-json5.0-cil libmono-system-net-http4.0-cil)
+      packages+=(libmono-system-componentmodel-dataannotations4.0-cil libmono-system-web4.0-cil)
+      packages+=(libmono-system-runtime-serialization4.0-cil) ;;
     *) packages+=("$need") ;;
   esac
 done

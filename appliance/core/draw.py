@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,7 @@ _COLOURS: dict[Verdict, tuple[int, int, int]] = {
 }
 _HEAT_OPACITY = 0.55
 _HEAT_COLOUR = np.asarray((255, 60, 30), np.float32)
+_KINDS_NAMED = 3
 _STRIPE_ROWS = 256
 """Blended at once: a whole picture in floats would take many times its memory."""
 
@@ -38,14 +41,23 @@ def draw(image: npt.NDArray[np.uint8], prediction: Prediction, verdict: Verdict)
             drawn[stripe] = (drawn[stripe] * (1.0 - opacity) + _HEAT_COLOUR * opacity).astype(np.uint8)
     scale = max(width, height) / 640.0
     line = max(1, round(2 * scale))
-    # A warm spot in a part that is ok is no finding.
-    for region in (prediction.regions or ()) if verdict != "ok" else ():
+    # A warm spot in a part that is ok is no finding; what a detector found is there whatever it means.
+    shown = verdict != "ok" or prediction.heatmap is None
+    for region in (prediction.regions or ()) if shown else ():
         left, top, right, bottom = region.box
         cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), colour, line)
         _label(drawn, f"{region.label} {region.score:.2f}", (left, top), colour, scale)
-    top_class = f" {prediction.classes[0].label} {prediction.classes[0].score:.2f}" if prediction.classes else ""
-    _label(drawn, f"{verdict.upper()}{top_class}", (0, 0), colour, scale * 1.4)
+    _label(drawn, f"{verdict.upper()} {headline(prediction)}".rstrip(), (0, 0), colour, scale * 1.4)
     return drawn
+
+
+def headline(prediction: Prediction) -> str:
+    """The best class, or how many of each kind a detector found, the most frequent first."""
+    if prediction.classes:
+        return f"{prediction.classes[0].label} {prediction.classes[0].score:.2f}"
+    counts = Counter(region.label for region in prediction.regions or ())
+    named = [f"{count} {label}" for label, count in counts.most_common(_KINDS_NAMED)]
+    return ", ".join([*named, "..."] if len(counts) > _KINDS_NAMED else named)
 
 
 def _label(

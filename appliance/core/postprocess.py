@@ -3,41 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from appliance.core.manifest import ModelManifest
-from appliance.core.prediction import ClassScore, HeatMap, Prediction, Region
+from appliance.core.detection import decode_boxes
+from appliance.core.manifest import ImagePreprocess, ModelManifest
+from appliance.core.prediction import SCORE_DIGITS, ClassScore, HeatMap, Prediction, Region
+from appliance.core.preprocess import Placement, input_size, place
 from appliance.core.tensors import Array
-
-SCORE_DIGITS = 6
-"""More digits than any score is sure of would only be longer to send and to store."""
+from appliance.errors import InferenceError
 
 OTHER_LABEL = "finding"
 """The label of a region when the picture as a whole was classed as normal."""
 
 
-def postprocess(outputs: Mapping[str, Array], manifest: ModelManifest, picture: tuple[int, int] | None) -> Prediction:
-    """outputs: logical name -> (1, ...) array. picture: (height, width) in pixels as sent, for regions."""
+def postprocess(
+    outputs: Mapping[str, Array],
+    manifest: ModelManifest,
+    picture: tuple[int, int] | None,
+    placement: Placement | None = None,
+) -> Prediction:
+    """outputs: logical name -> (1, ...) array. picture: (height, width) in pixels as sent, for regions.
+
+    placement: of that picture in the input, as `place` gives it. Without a picture the findings of a detector are in
+    pixels of its input. Raises InferenceError when an output has not the shape that the manifest's steps need.
+    """
     steps = manifest.postprocess
     classes: tuple[ClassScore, ...] = ()
     if steps.classes is not None:
-        classes = _classes(outputs[steps.classes], manifest.labels)
+        classes = _classes(activate(outputs[steps.classes], steps.activation), manifest.labels)
     score = _score(outputs, steps.score, steps.normal_label, classes)
     heatmap, regions = None, None
+    if steps.boxes is not None and isinstance(manifest.preprocess, ImagePreprocess):
+        picture = picture or input_size(manifest.preprocess, manifest.inputs[0])
+        placement = placement or place(picture, manifest.preprocess, manifest.inputs[0])
+        regions = decode_boxes(outputs[steps.boxes.output], steps.boxes, manifest.labels, placement, picture)
     if steps.heatmap is not None and picture is not None:
         cells = np.clip(outputs[steps.heatmap].reshape(outputs[steps.heatmap].shape[1:3]), 0.0, 1.0)
         rows, columns = cells.shape
         heatmap = HeatMap(rows, columns, (cells * 255.0 + 0.5).astype(np.uint8).tobytes())
-        label = next((found.label for found in classes if found.label != steps.normal_label), OTHER_LABEL)
-        regions = _regions(cells, steps.heatmap_min, label, picture)
+        if regions is None:
+            label = next((found.label for found in classes if found.label != steps.normal_label), OTHER_LABEL)
+            regions = _regions(cells, steps.heatmap_min, label, picture)
     return Prediction(classes=classes, score=score, score_unit=steps.score_unit, regions=regions, heatmap=heatmap)
+
+
+def activate(logits: Array, activation: Literal["none", "softmax", "sigmoid"]) -> Array:
+    """Probabilities over the last axis; neither form overflows, however large the numbers are."""
+    if activation == "softmax":
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        shares: Array = powers / powers.sum(axis=-1, keepdims=True)
+        return shares
+    if activation == "sigmoid":
+        halves: Array = 0.5 * (1.0 + np.tanh(0.5 * logits))
+        return halves
+    return logits
 
 
 def _classes(probabilities: Array, labels: tuple[str, ...]) -> tuple[ClassScore, ...]:
     row = probabilities.reshape(-1).tolist()
+    if len(row) != len(labels):
+        raise InferenceError(f"the model gave {len(row)} class scores for {len(labels)} labels; correct the manifest")
     found = (ClassScore(label, round(score, SCORE_DIGITS)) for label, score in zip(labels, row, strict=True))
     return tuple(sorted(found, key=lambda each: -each.score))
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+SCORE_DIGITS = 6
+"""More digits than any score is sure of would only be longer to send and to store."""
+
 
 class ClassScore(msgspec.Struct, frozen=True):
     """A label and its probability, 0..1."""

@@ -5,16 +5,19 @@ Times: `at` is wall clock in seconds since 1970 (UTC), as the box knows it; dura
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
 from appliance.core.prediction import Prediction
+from appliance.core.tensors import Array
 from appliance.core.verdict import Verdict, VerdictRule
 
 RESULT_SCHEMA = 1
 
-Door = Literal["http", "mqtt"]
+Door = Literal["http", "oip", "tfs", "deepstack", "mqtt"]
+Priority = Literal["interactive", "live", "backlog"]
 Recorded = Literal["committed", "queued", "no"]
 
 
@@ -30,13 +33,18 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One input for one model, still in the form it arrived in.
 
     body: encoded bytes in `media_type`, or an array (size, channels) float32 when `media_type` is a window.
-    override: of the route; recipes are applied by the pipeline.
+    tensors: logical name -> array for every input of the model, instead of a body; the first axis is the batch, and
+    every row of it becomes a result. outputs: whether the answer shall carry the network's output tensors.
+    override: of the route; recipes are applied by the pipeline. deadline_s: how long it may wait and run, at most as
+    long as `lanes.timeout_s`. on_loop: its door is on the HTTP loop, where a tiny model may run at once.
     """
 
     model: str
     version: str | None = None
-    body: bytes
-    media_type: str
+    body: bytes = b""
+    media_type: str = ""
+    tensors: Mapping[str, Array] | None = None
+    outputs: bool = False
     source: str
     door: Door
     part: Part = Part()
@@ -44,6 +52,9 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     durable: bool = False
     draw: bool = False
+    priority: Priority = "interactive"
+    deadline_s: float | None = None
+    on_loop: bool = False
 
 
 class Timing(msgspec.Struct, frozen=True):

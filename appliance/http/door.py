@@ -1,30 +1,49 @@
-"""The HTTP side put together: routes, limits, headers and error forms."""
+"""The HTTP side put together: routes, limits, headers and error forms.
+
+The doors that carry inference are plain ASGI applications, mounted by path; everything else are Litestar's handlers.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, asgi
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
+from litestar.handlers import ASGIRouteHandler
 
 from appliance.config import HttpConfig
 from appliance.errors import ApplianceError
 from appliance.history import History
-from appliance.http import events, oip, pages, predict, problems, results, security, sources, status
+from appliance.http import docs, events, pages, problems, results, security, sources, status
+from appliance.http.call import Door
+from appliance.http.oip import oip_door
+from appliance.http.predict import predict_door
+from appliance.http.tfs import tfs_door
+from appliance.http.vision import vision_door
 from appliance.live import Live
 from appliance.pipeline import Pipeline
+from appliance.slots import Slots
 
 
 def create_app(
-    config: HttpConfig, pipeline: Pipeline, history: History, live: Live, box_status: status.Status
+    config: HttpConfig,
+    pipeline: Pipeline,
+    slots: Slots,
+    history: History,
+    live: Live,
+    box_status: status.Status,
+    database: Path,
 ) -> Litestar:
-    """Everything that answers HTTP. Starts and stops nothing."""
-    parts: dict[str, Any] = {"pipeline": pipeline, "history": history, "live": live, "status": box_status}
+    """Everything that answers HTTP. Starts and stops nothing. database: of the store, to read."""
+    parts: dict[str, Any] = {"history": history, "live": live, "status": box_status}
     return Litestar(
         route_handlers=[
-            predict.predict,
-            predict.predict_version,
+            _mount("/v1/predict", predict_door(pipeline, slots, history, database, config)),
+            _mount("/v1/models", tfs_door(pipeline, slots, config)),
+            _mount("/v1/vision", vision_door(pipeline, slots, config)),
+            _mount("/v2", oip_door(pipeline, slots, box_status, config)),
             results.list_results,
             results.show_result,
             results.show_image,
@@ -33,9 +52,9 @@ def create_app(
             sources.latest_image,
             events.events,
             status.show_status,
-            oip.health_live,
-            oip.health_ready,
-            oip.model_ready,
+            docs.docs_page,
+            docs.openapi_document,
+            docs.asyncapi_document,
             pages.index,
             pages.favicon,
             pages.static_files(),
@@ -50,9 +69,16 @@ def create_app(
         after_request=_after_request,
         request_max_body_size=config.body_bytes_max,
         logging_config=None,
-        # Its pages load from a CDN; a page without one comes with the OpenAPI document.
+        # Its pages load from a CDN and know only Litestar's handlers; ours are in docs.py.
         openapi_config=None,
     )
+
+
+def _mount(path: str, door: Door) -> ASGIRouteHandler:
+    async def handle(scope: Any, receive: Any, send: Any) -> None:
+        await door(scope, receive, send)
+
+    return asgi(path, is_mount=True)(handle)
 
 
 def _provide(part: object) -> Provide:

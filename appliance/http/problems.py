@@ -11,11 +11,13 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from appliance import errors
+from appliance.http.call import Reply, one_line
 from appliance.http.security import HEADERS
 
 log = structlog.get_logger("http")
 
 PROBLEM = "application/problem+json"
+
 
 _STATUS: dict[type[Exception], int] = {
     errors.ModelNotFound: 404,
@@ -23,6 +25,13 @@ _STATUS: dict[type[Exception], int] = {
     errors.NotFound: 404,
     errors.ModelNotReady: 503,
     errors.ModelFailed: 503,
+    errors.RemoteUnavailable: 503,
+    errors.ModelTooLarge: 507,
+    errors.ModelLoadError: 422,
+    errors.ManifestError: 422,
+    errors.HashMismatch: 422,
+    errors.KeyReused: 409,
+    errors.WrongMethod: 405,
     errors.BodyTooLarge: 413,
     errors.ImageTooLarge: 413,
     errors.MediaTypeError: 415,
@@ -74,7 +83,26 @@ def unexpected_error(request: Request[Any, Any, Any], error: Exception) -> Respo
     return _problem(500, "internal_error", f"{type(error).__name__}; the log of the box has the details")
 
 
+def problem_reply(error: errors.ApplianceError) -> Reply:
+    """The same problem from a wire door."""
+    status = status_of(error)
+    problem = Problem(HTTPStatus(status).phrase, status, one_line(str(error)), error.code)
+    return Reply(msgspec.json.encode(problem), PROBLEM, status, error_headers(error))
+
+
+def error_headers(error: errors.ApplianceError) -> dict[str, str] | None:
+    """What a wire door says beside an error, whatever its form."""
+    if isinstance(error, errors.WrongMethod):
+        return {"Allow": error.allow}
+    return retry_headers(status_of(error))
+
+
+def retry_headers(status: int) -> dict[str, str] | None:
+    """What a refusal for now says beside its status."""
+    return {"Retry-After": "1"} if status == 503 else None
+
+
 def _problem(status: int, code: str, detail: str) -> Response[Problem]:
-    headers = {**HEADERS, "Retry-After": "1"} if status == 503 else dict(HEADERS)
-    problem = Problem(HTTPStatus(status).phrase, status, " ".join(detail.split()), code)
+    headers = {**HEADERS, **(retry_headers(status) or {})}
+    problem = Problem(HTTPStatus(status).phrase, status, one_line(detail), code)
     return Response(problem, status_code=status, media_type=PROBLEM, headers=headers)

@@ -53,17 +53,31 @@ def _names_this_machine(host: str) -> bool:
 
 
 def check_request(request: Request[Any, Any, Any]) -> None:
+    """`check_call` for a handler of Litestar's."""
+    origin = request.headers.get("origin")
+    check_call(
+        request.method,
+        request.scope["path"],
+        request.headers.get("host", ""),
+        None if origin is None else origin.encode("latin-1"),
+    )
+
+
+def check_call(method: str, path: str, host: str, origin: bytes | None) -> None:
     """Refuse what a foreign page in a browser on this machine could send (DNS rebinding, cross-site posts).
 
     Raises AddressRefused; NotFound for a path that no file system has.
     """
-    if "\0" in request.scope["path"]:
+    if "\0" in path:
         raise NotFound("there is nothing at a path with a NUL; GET / shows the page")
-    host = request.headers.get("host", "")
     if not _names_this_machine(host):
         raise AddressRefused(f"Host is {host!r}: call this box by the address it listens on")
-    origin = request.headers.get("origin")
-    if origin is not None and origin != "null" and origin.partition("://")[2] != host:
-        raise AddressRefused(f"a page of {origin} may not call this box; open the page that the box serves")
-    if origin == "null" and request.method != "GET":
-        raise AddressRefused("a page without an origin may not call this box; open the page that the box serves")
+    if origin is None:
+        return
+    if origin == b"null":
+        if method != "GET":
+            raise AddressRefused("a page without an origin may not call this box; open the page that the box serves")
+    elif origin.partition(b"://")[2] != host.encode():
+        raise AddressRefused(
+            f"a page of {origin.decode('latin-1')} may not call this box; open the page that the box serves"
+        )

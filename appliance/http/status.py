@@ -16,9 +16,10 @@ from appliance import __version__
 from appliance.ballast import free_bytes
 from appliance.core.manifest import WindowPreprocess
 from appliance.history import History, LastDeadLetter
-from appliance.lanes import Lanes, LanesStatus
+from appliance.lanes import Devices, LanesStatus
 from appliance.slots import Slot, Slots
 from appliance.store import Store
+from appliance.tuning import Choice
 
 _DEAD_LETTER_FRESH_S = 600.0
 
@@ -31,6 +32,11 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """note: what is not as it was asked for, and why. choice: what was measured on this box, and taken.
+
+    on_loop: so quick that it runs without a lane.
+    """
+
     name: str
     version: str
     title: str
@@ -38,6 +44,10 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     variant: str | None
     runtime: str | None
+    device: str | None
+    note: str | None
+    choice: Choice | None
+    on_loop: bool
     state: str
     reason: str | None
     digest: str | None
@@ -123,7 +133,7 @@ class Status:
         self,
         device: str,
         slots: Slots,
-        lanes: Lanes,
+        devices: Devices,
         store: Store,
         history: History,
         ready_requires: tuple[str, ...],
@@ -132,7 +142,7 @@ class Status:
     ) -> None:
         self._device = device
         self._slots = slots
-        self._lanes = lanes
+        self._devices = devices
         self._store = store
         self._history = history
         self._ready_requires = ready_requires
@@ -161,7 +171,7 @@ class Status:
             uptime_s=round(time.monotonic() - self._started, 1),
             ready=self.ready(),
             models=[_model_report(slot) for slot in self._slots.slots()],
-            lanes=[self._lanes.status()],
+            lanes=self._devices.status(),
             store=store,
             mqtt=mqtt,
             dead_letters=dead_letters,
@@ -228,15 +238,19 @@ def _model_report(slot: Slot) -> ModelReport:
     served = slot.served
     steps: Any = manifest.preprocess if manifest is not None else None
     window = steps if isinstance(steps, WindowPreprocess) else None
-    times = sorted(served.infer_ms) if served is not None else []
+    times = sorted(served.stats.infer_ms) if served is not None else []
     return ModelReport(
         name=slot.name,
         version=slot.version,
         title=manifest.title if manifest is not None else "",
-        kind=None if manifest is None else ("image" if window is None else "window"),
+        kind=None if manifest is None else manifest.kind,
         labels=manifest.labels if manifest is not None else (),
         variant=served.variant.name if served is not None else None,
         runtime=served.loaded.runtime if served is not None else None,
+        device=served.loaded.device if served is not None else None,
+        note=served.loaded.note if served is not None else None,
+        choice=slot.choice,
+        on_loop=served.on_loop if served is not None else False,
         state=slot.state,
         reason=slot.reason,
         digest=slot.on_disk.digest if slot.on_disk is not None else None,
@@ -246,8 +260,8 @@ def _model_report(slot: Slot) -> ModelReport:
         score_ng_min=manifest.verdict.score_ng_min if manifest is not None else None,
         rate_hz=window.rate_hz if window is not None else None,
         window_size=window.size if window is not None else None,
-        requests=served.requests if served is not None else 0,
-        errors=served.errors if served is not None else 0,
+        requests=served.stats.requests if served is not None else 0,
+        errors=served.stats.errors if served is not None else 0,
         infer_ms_p50=round(statistics.median(times), 3) if times else None,
         infer_ms_p99=round(times[int(len(times) * 0.99)], 3) if times else None,
     )

@@ -6,13 +6,13 @@ the broker, a last will.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
 import msgspec
 import structlog
 
+from appliance import hardware
 from appliance.config import Config, RouteConfig
 from appliance.core.manifest import WindowPreprocess
 from appliance.core.protocol import Result
@@ -69,7 +69,7 @@ class MqttDoor:
             self._streams,
             self._receipts,
             suspects,
-            at_once=2 * (config.lanes.lanes or os.cpu_count() or 1),
+            at_once=2 * (config.lanes.lanes or hardware.cores()),
             announce_letter=self._announce_letter,
         )
         sessions = {each.client_id: each for each in map(_SESSION.decode, store.sessions())}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -18,10 +19,11 @@ import msgspec
 import structlog
 
 from appliance.config import RouteConfig
-from appliance.core.manifest import WindowPreprocess
+from appliance.core.manifest import Kind, WindowPreprocess
 from appliance.core.protocol import InferenceRequest, Part
 from appliance.errors import (
     ApplianceError,
+    Expired,
     FieldError,
     InferenceError,
     InferenceTimeout,
@@ -36,7 +38,7 @@ from appliance.errors import (
 )
 from appliance.fields import check_source
 from appliance.mqtt.message import Acknowledge, InboundMessage
-from appliance.mqtt.payloads import parse_picture, parse_readings, part_of
+from appliance.mqtt.payloads import parse_input, parse_readings, part_of
 from appliance.mqtt.poison import Suspects, Suspicion
 from appliance.mqtt.receipts import MAYBE_DUPLICATE, Delivery, Receipts
 from appliance.mqtt.streams import Reading, Streams
@@ -117,9 +119,12 @@ class _Arrival:
 
 
 class _Picture:
-    """A picture on its way to a lane. tried: it timed out once, perhaps by the fault of another."""
+    """A picture on its way to a lane. tried: it timed out once, perhaps by the fault of another.
 
-    __slots__ = ("arrival", "hangs_before", "recording", "request", "suspicion", "tried")
+    expires_at: monotonic; later nobody wants the answer.
+    """
+
+    __slots__ = ("arrival", "expires_at", "hangs_before", "recording", "request", "suspicion", "tried")
 
     def __init__(
         self, arrival: _Arrival, request: InferenceRequest, recording: Recording, suspicion: Suspicion | None
@@ -130,6 +135,12 @@ class _Picture:
         self.suspicion = suspicion
         self.tried = False
         self.hangs_before = 0
+        expires_ms = arrival.route.expires_ms
+        self.expires_at = None if expires_ms is None else time.monotonic() + expires_ms / 1000
+
+    def left_s(self) -> float | None:
+        """Seconds until it expires; None: never."""
+        return None if self.expires_at is None else self.expires_at - time.monotonic()
 
 
 class Intake:
@@ -267,11 +278,11 @@ class Intake:
                 arrival.receipt,
             )
             return
-        steps = self._slots.manifest(route.model).preprocess
-        if isinstance(steps, WindowPreprocess):
-            self._deliver_readings(arrival, steps)
+        manifest = self._slots.manifest(route.model)
+        if isinstance(manifest.preprocess, WindowPreprocess):
+            self._deliver_readings(arrival, manifest.preprocess)
         else:
-            self._deliver_picture(arrival)
+            self._deliver_input(arrival, manifest.kind)
 
     def _deliver_readings(self, arrival: _Arrival, steps: WindowPreprocess) -> None:
         message, route, source = arrival.message, arrival.route, arrival.source
@@ -309,12 +320,12 @@ class Intake:
             )
         )
 
-    def _deliver_picture(self, arrival: _Arrival) -> None:
+    def _deliver_input(self, arrival: _Arrival, kind: Kind) -> None:
         message, route = arrival.message, arrival.route
         if message.qos == 0 and len(self._waiting) >= 4 * self._at_once:
             self._dropped += 1
             return
-        picture = parse_picture(message, route)
+        whole = parse_input(message, route, kind)
 
         def done(outcome: Written | StoreError) -> None:
             if isinstance(outcome, StoreError):
@@ -328,17 +339,18 @@ class Intake:
             suspicion = self._suspects.judge(_digest(message, route), repeated=message.duplicate)
         request = InferenceRequest(
             model=route.model,
-            body=picture.body,
-            media_type=picture.media_type,
+            body=whole.body,
+            media_type=whole.media_type,
             source=arrival.source,
             door="mqtt",
-            part=picture.part,
+            part=whole.part,
             override=route.verdict,
             at=now(),
+            priority=route.priority,
         )
         recording = Recording(
             route=route.name,
-            key=picture.key,
+            key=whole.key,
             receipt=arrival.receipt_unless_keyed,
             cleared=None if suspicion is None else suspicion.mark,
             flags=arrival.flags,
@@ -392,8 +404,14 @@ class Intake:
     def _start(self, job: _Picture) -> bool:
         """Give a picture to its lane. False: there is no room now."""
         job.hangs_before = self._hangs.get(job.request.model, 0)
+        left_s = job.left_s()
+        if left_s is not None and left_s <= 0:
+            with self._lock:
+                self._leave(job)
+            self._expire(job)
+            return True
         try:
-            future = self._pipeline.submit(job.request, job.recording)
+            future = self._pipeline.submit(msgspec.structs.replace(job.request, deadline_s=left_s), job.recording)
         except Overloaded:
             self._put_back(job)
             return False
@@ -427,6 +445,12 @@ class Intake:
     def _judged(self, job: _Picture, future: Future[Answer]) -> None:
         """In the lane's thread, or the watchdog's; the acknowledgement follows with the commit."""
         error = future.exception()
+        if isinstance(error, Expired):
+            with self._lock:
+                self._leave(job)
+            self._expire(job)
+            self._pump()
+            return
         if isinstance(error, Overloaded | LaneTimeout):
             # It never ran. The next tick tries again: at once would find the lanes as full as they were.
             self._put_back(job)
@@ -452,6 +476,15 @@ class Intake:
         innocent = not job.tried and hangs > job.hangs_before
         job.tried = True
         return innocent
+
+    def _expire(self, job: _Picture) -> None:
+        """Nothing is wrong with it, but it is too late: its result says so."""
+        expired = Expired(f"it was not judged within {job.arrival.route.expires_ms} ms; nobody waits for it any more")
+        recording = msgspec.structs.replace(job.recording, receipt=job.arrival.receipt)
+        try:
+            self._pipeline.reject(job.request, expired, None, recording)
+        except (StoreError, Overloaded):
+            self._dropped += 1
 
     def _reject_picture(self, job: _Picture, error: ApplianceError) -> None:
         """With its key and its mark; and with a receipt even if it has a key, as it may have none the next time."""

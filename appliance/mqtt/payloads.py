@@ -1,8 +1,8 @@
 """From the payload of a message to an input: a picture or readings, with key and part. Pure.
 
-A picture is raw JPEG or PNG, or JSON with `image` in base64. Readings are JSON: a number, an array of numbers, an
-array of rows, or an object that holds one of these under the route's `values` path, or one array per channel under
-the channels' names.
+A picture is raw JPEG or PNG, or JSON with `image` in base64. Tensors are JSON with `inputs`. Readings are JSON: a
+number, an array of numbers, an array of rows, or an object that holds one of these under the route's `values` path, or
+one array per channel under the channels' names.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from appliance.codecs import decode_json, sniff
+from appliance.codecs import TENSORS, decode_json, sniff
 from appliance.config import RouteConfig
+from appliance.core.manifest import Kind
 from appliance.core.protocol import Part
 from appliance.errors import DecodeError, EmptyBody, FieldError, ShapeError, ValueRangeError
 from appliance.fields import base64_bytes, check_part
@@ -26,8 +27,8 @@ _PART_FIELDS = frozenset(("part", "lot", "recipe"))
 KEY_MAX = 128
 
 
-class Picture(msgspec.Struct, frozen=True):
-    """An encoded picture, as bytes in `media_type`."""
+class WholeInput(msgspec.Struct, frozen=True):
+    """What one message has to be judged: an encoded picture, or tensors, as bytes in `media_type`."""
 
     body: bytes
     media_type: str
@@ -43,8 +44,19 @@ class Readings(msgspec.Struct, frozen=True):
     key: str | None
 
 
-def parse_picture(message: InboundMessage, route: RouteConfig) -> Picture:
-    """Raises InputError."""
+def parse_input(message: InboundMessage, route: RouteConfig, kind: Kind) -> WholeInput:
+    """kind: `image` or `tensor`. Raises InputError."""
+    return _tensors(message, route) if kind == "tensor" else _picture(message, route)
+
+
+def _tensors(message: InboundMessage, route: RouteConfig) -> WholeInput:
+    content = decode_json(message.payload)
+    if not isinstance(content, dict) or not isinstance(content.get("inputs"), dict):
+        raise DecodeError('expected a JSON object with "inputs": {name: nested numbers}')
+    return WholeInput(message.payload, TENSORS, part_of(message, content), _key(message, route, content))
+
+
+def _picture(message: InboundMessage, route: RouteConfig) -> WholeInput:
     body = message.payload
     fields: Mapping[str, object] = {}
     if body[:1] == b"{":
@@ -54,7 +66,7 @@ def parse_picture(message: InboundMessage, route: RouteConfig) -> Picture:
         fields = content
         body = base64_bytes(content["image"], "image")
     media_type = sniff(body)
-    return Picture(body, media_type, part_of(message, fields), _key(message, route, fields))
+    return WholeInput(body, media_type, part_of(message, fields), _key(message, route, fields))
 
 
 def parse_readings(message: InboundMessage, route: RouteConfig, channels: tuple[str, ...]) -> Readings:

@@ -27,6 +27,7 @@ from appliance.core.protocol import InferenceRequest, Part
 from appliance.core.windows import Samples, Window, WindowBuffer
 from appliance.errors import (
     ApplianceError,
+    Expired,
     InferenceError,
     LaneTimeout,
     ModelNotReady,
@@ -258,6 +259,8 @@ class Streams:
             part=covered[-1].part,
             override=stream.route.verdict,
             at=covered[-1].at,
+            priority=stream.route.priority,
+            deadline_s=None if stream.route.expires_ms is None else stream.route.expires_ms / 1000,
         )
         recording = Recording(
             route=stream.route.name,
@@ -287,6 +290,9 @@ class Streams:
         """In the lane's thread. A window that cannot be judged is answered with `error`, and the stream goes on."""
         error = future.exception()
         if error is None or self._stopping:
+            return
+        if isinstance(error, Expired):
+            self._pipeline.reject(request, error, None, recording)
             return
         if isinstance(error, Overloaded | ModelNotReady | LaneTimeout):
             self._post(lambda: self._wait(stream, window))

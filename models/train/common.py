@@ -5,10 +5,13 @@ A script trains a Keras model whose inputs and outputs carry the manifest's logi
 `models/<name>/<version>`.
 """
 
+import csv
 import hashlib
+import io
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +59,19 @@ def export_openvino(model: keras.Model, folder: Path) -> None:
     _check_sizes(folder, OPENVINO_FILES)
 
 
-def export_tflite(model: keras.Model, folder: Path, representative: Iterable[Tensors]) -> dict[str, str]:
+def export_tflite(
+    model: keras.Model, folder: Path, representative: Iterable[Tensors], float_ops: Sequence[str] = ()
+) -> dict[str, str]:
     """Write the model as TFLite with int8 weights, activations, inputs and outputs under TFLITE_FILES.
 
     representative: training examples of batch 1, from which the ranges of the activations are taken.
+    float_ops: TFLite operations to leave in float32, wherever they occur; inputs and outputs are then float32 as well.
     Returns the map from logical name to the name of the tensor in the file.
     """
+    examples_taken = list(representative)
 
     def examples() -> Iterable[dict[str, npt.NDArray[np.float32]]]:
-        for example in representative:
+        for example in examples_taken:
             yield dict(example)
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -73,9 +80,17 @@ def export_tflite(model: keras.Model, folder: Path, representative: Iterable[Ten
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = examples
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.int8
-        converter.inference_output_type = tf.int8
-        content = converter.convert()
+        if float_ops:
+            # The only way that the converter offers to leave operations out goes through its debugger.
+            options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=list(float_ops))
+            debugger = tf.lite.experimental.QuantizationDebugger(
+                converter=converter, debug_dataset=examples, debug_options=options
+            )
+            content = debugger.get_nondebug_quantized_model()
+        else:
+            converter.inference_input_type = tf.int8
+            converter.inference_output_type = tf.int8
+            content = converter.convert()
     path = folder / TFLITE_FILES[0]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -142,6 +157,19 @@ def golden(
     }
 
 
+def write_check(folder: Path, samples: Iterable[tuple[str, bytes, str]]) -> dict[str, str]:
+    """Write check.zip from (file, content, answer); returns the manifest's `check`. Equal samples give equal bytes."""
+    answers = io.StringIO()
+    rows = csv.writer(answers, lineterminator="\n")
+    rows.writerow(["file", "answer"])
+    with zipfile.ZipFile(folder / "check.zip", "w") as archive:
+        for file, content, answer in samples:
+            rows.writerow([file, answer])
+            archive.writestr(zipfile.ZipInfo(file), content)
+        archive.writestr(zipfile.ZipInfo("answers.csv"), answers.getvalue())
+    return {"file": "check.zip", "sha256": sha256(folder / "check.zip")}
+
+
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write manifest.toml. Values are strings, numbers, booleans, lists of those, tables, and lists of tables."""
     (folder / "manifest.toml").write_text("\n".join(_toml(manifest, "")).lstrip("\n") + "\n")
@@ -160,13 +188,17 @@ def _check_sizes(folder: Path, paths: Iterable[str]) -> None:
             raise ValueError(f"{path} has {size} bytes, the limit is {FILE_BYTES_MAX}: make the network smaller")
 
 
-def _quantise(values: npt.NDArray[np.float32], detail: Mapping[str, Any]) -> npt.NDArray[np.int8]:
+def _quantise(values: npt.NDArray[np.float32], detail: Mapping[str, Any]) -> npt.NDArray[Any]:
     scale, zero = detail["quantization"]
+    if scale == 0:
+        return values
     return np.asarray(np.clip(np.round(values / scale) + zero, -128, 127), np.int8)
 
 
-def _dequantise(values: npt.NDArray[np.int8], detail: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+def _dequantise(values: npt.NDArray[Any], detail: Mapping[str, Any]) -> npt.NDArray[np.float32]:
     scale, zero = detail["quantization"]
+    if scale == 0:
+        return np.array(values, np.float32)
     return np.asarray((values.astype(np.float32) - zero) * scale, np.float32)
 
 

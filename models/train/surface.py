@@ -47,6 +47,8 @@ HEATMAP = TensorSpec("heatmap", "float32", (-1, CELLS, CELLS))
 # (height, width) of the frames; the demo's camera sends 320x320 or 640x480.
 SIZES = ((320, 320), (240, 320), (240, 240), (480, 640))
 TRAIN_PER_KIND, VALIDATION_PER_KIND, TEST_PER_KIND = 400, 150, 200
+# Pictures of the check set that the appliance measures its own choices on.
+CHECK_PER_KIND = 60
 EPOCHS, EPOCHS_HELD_OUT, BATCH, RATE = 16, 9, 32, 3e-3
 # A false alarm stops a line: an error on a good picture weighs this much more than one on a defect.
 GOOD_WEIGHT = 3.0
@@ -421,8 +423,25 @@ def write_golden(folder: Path, rule: VerdictRule) -> list[dict[str, Any]]:
     return cases
 
 
+def write_check(folder: Path) -> dict[str, str]:
+    """Pictures of the test regions as the network sees them, 96x96, JPEG of quality 90 to stay small."""
+
+    def samples() -> Iterator[tuple[str, bytes, str]]:
+        for kind, label in enumerate(LABELS):
+            for number in range(CHECK_PER_KIND):
+                rng = np.random.default_rng([SEED + 500, kind, number])
+                texture = textures.TEXTURES[number % len(textures.TEXTURES)]
+                image, _ = textures.frame(rng, texture, label, "test", SIZES[number % len(SIZES)])
+                small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+                done, content = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 90])
+                assert done
+                yield f"{label}-{number:02d}.jpg", content.tobytes(), label
+
+    return common.write_check(folder, samples())
+
+
 def write_all(folder: Path, tensors: Mapping[str, str], rule: VerdictRule) -> None:
-    """Write golden cases and manifest."""
+    """Write golden cases, check set and manifest."""
     specs = {
         key: [{"name": spec.name, "dtype": spec.dtype, "shape": spec.shape} for spec in group]
         for key, group in (("inputs", (IMAGE,)), ("outputs", (PROBABILITIES, HEATMAP)))
@@ -455,6 +474,7 @@ def write_all(folder: Path, tensors: Mapping[str, str], rule: VerdictRule) -> No
             },
             "variants": common.variants(folder, tensors),
             "golden": write_golden(folder, rule),
+            "check": write_check(folder),
         },
     )
 

@@ -36,7 +36,7 @@ def golden_by_verdict(model: str) -> dict[str, Golden]:
     folder = shipped_models_dir() / model / "1"
     manifest = parse_manifest((folder / "manifest.toml").read_bytes(), model)
     return {
-        case.verdict: Golden((folder / case.file).read_bytes(), case.media_type, case.label, case.verdict)
+        case.verdict: Golden((folder / case.file).read_bytes(), case.media_type, case.label or "", case.verdict)
         for case in manifest.golden
     }
 

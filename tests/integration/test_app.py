@@ -124,8 +124,8 @@ def test_answer_that_comes_after_its_timeout_is_not_recorded(tmp_path: Path) -> 
         assert (late.status_code, late.json()["code"]) == (504, "inference_timeout")
         ended = (tmp_path / "inferences").stat().st_size
         gate.unlink()
-        # The late one, and the two golden cases of the model that is compiled afresh.
-        until(lambda: (tmp_path / "inferences").stat().st_size == ended + 3, 30, "the late answer")
+        # The late one, and the golden cases of the model that is compiled afresh, in each of its gears.
+        until(lambda: (tmp_path / "inferences").stat().st_size >= ended + 3, 30, "the late answer")
         box.wait("ready")
         good = box.http.post("/v1/predict/tiny?durable=1", content=picture(230), headers=headers).json()
         assert [each["id"] for each in box.http.get("/v1/results").json()["results"]] == [good["id"]]

@@ -187,7 +187,7 @@ def test_picture_for_a_window_model_and_the_other_way_round(box: Box) -> None:
     [
         ({"files": {}, "data": {"part": "P-1"}}, 415, "media_type_unsupported"),
         ({"files": {"note": (None, "no file")}}, 400, "field_invalid"),
-        ({"files": [("file", ("a.png", PICTURE)), ("file", ("b.png", PICTURE))]}, 400, "field_invalid"),
+        ({"files": {"file": ("a.png", PICTURE)}, "data": {"part": ["P-1", "P-2"]}}, 400, "field_invalid"),
         ({"files": {"file": ("a.png", b"")}}, 400, "body_empty"),
         ({"files": {"file": ("a.txt", b"hello")}}, 415, "media_type_unsupported"),
         ({"content": b"--x\r\nnonsense", "headers": {"Content-Type": FORM}}, 400, None),
@@ -195,7 +195,7 @@ def test_picture_for_a_window_model_and_the_other_way_round(box: Box) -> None:
         ({"content": b"", "headers": {"Content-Type": FORM}}, 400, None),
     ],
 )
-def test_form_without_one_picture(box: Box, form: dict[str, Any], status: int, code: str | None) -> None:
+def test_form_that_cannot_be_judged(box: Box, form: dict[str, Any], status: int, code: str | None) -> None:
     reply = box.http.post("/v1/predict/tiny", **form)
     check_problem(reply, status, code or reply.json()["code"])
     check_serves(box)

@@ -14,7 +14,7 @@ from appliance.config import load
 from appliance.core.manifest import ModelManifest, Variant
 from appliance.errors import ModelLoadError
 from appliance.mqtt import intake
-from appliance.runtimes import LoadedModel, Loaders, default_loaders
+from appliance.runtimes import LoadedModel, Loaders, LoadOptions, default_loaders
 from tests.support.box import write_config
 from tests.support.models import picture
 from tests.support.mqtt import device
@@ -43,11 +43,13 @@ class Gate:
     def loaders(self) -> Loaders:
         return {"openvino": self._load}
 
-    def _load(self, manifest: ModelManifest, variant: Variant, files: Mapping[str, bytes], lanes: int) -> LoadedModel:
+    def _load(
+        self, manifest: ModelManifest, variant: Variant, files: Mapping[str, bytes], options: LoadOptions
+    ) -> LoadedModel:
         assert self.event(manifest.name).wait(WAIT_S), f"{manifest.name} was never opened"
         if manifest.name in self._refused:
             raise ModelLoadError("it is broken")
-        return default_loaders()["openvino"](manifest, variant, files, lanes)
+        return default_loaders()["openvino"](manifest, variant, files, options)
 
 
 class Running:

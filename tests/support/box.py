@@ -164,6 +164,7 @@ def write_config(folder: Path, models_dir: Path | None = None, /, **changes: Any
         "http": {"port": free_port()},
         "listener": {"port": free_port()},
         "lanes": {"lanes": 2},
+        "tune": False,
         "store": {"free_bytes_min": 0},
     }
     for name, value in changes.items():

@@ -18,8 +18,9 @@ from appliance import log
 from appliance.app import serve
 from appliance.config import load
 from appliance.core.manifest import ModelManifest, Variant
+from appliance.core.schedule import Gear
 from appliance.core.tensors import Array
-from appliance.runtimes import Infer, LoadedModel, default_loaders
+from appliance.runtimes import Infer, LoadedModel, LoadOptions, default_loaders
 
 CRASH = 13.0
 BLACK, WHITE = 0.0, 255.0
@@ -33,9 +34,12 @@ class _Misbehaving:
         self._kind = kind
         self.runtime = loaded.runtime
         self.device = loaded.device
+        self.note = loaded.note
+        self.gears = loaded.gears
+        self.batches = loaded.batches
 
-    def session(self) -> Infer:
-        infer = self._loaded.session()
+    def session(self, gear: Gear) -> Infer:
+        infer = self._loaded.session(gear)
 
         def misbehave(tensors: Mapping[str, Array]) -> dict[str, Array]:
             (tensor,) = tensors.values()
@@ -51,8 +55,10 @@ class _Misbehaving:
         return misbehave
 
 
-def _load_openvino(manifest: ModelManifest, variant: Variant, files: Mapping[str, bytes], lanes: int) -> LoadedModel:
-    loaded = default_loaders()["openvino"](manifest, variant, files, lanes)
+def _load_openvino(
+    manifest: ModelManifest, variant: Variant, files: Mapping[str, bytes], options: LoadOptions
+) -> LoadedModel:
+    loaded = default_loaders()["openvino"](manifest, variant, files, options)
     return _Misbehaving(loaded, "image" if manifest.inputs[0].name == "image" else "window")
 
 

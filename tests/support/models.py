@@ -4,6 +4,8 @@ The picture model judges by brightness b = mean pixel / 255: p(good) = b, p(bad)
 = 1 - its own brightness. So a bright picture is `ok`, a middling one `review`, a dark one `ng`.
 
 The window model judges 16 samples of three channels by a = min(1, RMS): p(good) = 1 - a, p(bad) = a, anomaly = a.
+
+The tensor model takes rows of four features and doubles them; it judges nothing.
 """
 
 from __future__ import annotations
@@ -12,16 +14,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from appliance.core.manifest import Kind
 from tests.support.networks import openvino_files, tflite_files
 from tests.support.toml import to_toml
-
-Kind = Literal["image", "window"]
 
 SIDE = 8
 """Rows and columns of the picture model's input."""
@@ -29,6 +30,8 @@ SIDE = 8
 WINDOW_SIZE = 16
 CHANNELS = ("x", "y", "z")
 RATE_HZ = 1024.0
+
+FEATURES = 4
 
 VERDICT = {
     "classes": {"good": "ok", "bad": "ng"},
@@ -53,7 +56,7 @@ def write_model(
     """
     folder = root / name / version
     folder.mkdir(parents=True)
-    golden = [_golden(folder, kind, label) for label in ("good", "bad")]
+    golden = [_doubled(folder)] if kind == "tensor" else [_golden(folder, kind, label) for label in ("good", "bad")]
     variants = [_variant(folder, kind, form, variant_name(form, formats[:index])) for index, form in enumerate(formats)]
     for case in golden:
         case["tolerances"] = {variant["name"]: 0.01 for variant in variants}
@@ -64,9 +67,8 @@ def write_model(
         "title": f"{kind} by its strength",
         "licence": "CC0-1.0",
         "provenance": "written for the tests",
-        "labels": ["good", "bad"],
         **_tensors_and_steps(kind),
-        "verdict": VERDICT,
+        **({} if kind == "tensor" else {"labels": ["good", "bad"], "verdict": VERDICT}),
         "variants": variants,
         "golden": golden,
         **changes,
@@ -118,6 +120,12 @@ def _tensors_and_steps(kind: Kind) -> dict[str, Any]:
             "preprocess": {"kind": "image", "mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0]},
             "postprocess": {**common, "heatmap": "heatmap"},
         }
+    if kind == "tensor":
+        return {
+            "inputs": [{"name": "features", "dtype": "float32", "shape": [-1, FEATURES]}],
+            "outputs": [{"name": "doubled", "dtype": "float32", "shape": [-1, FEATURES]}],
+            "preprocess": {"kind": "tensor"},
+        }
     return {
         "inputs": [{"name": "window", "dtype": "float32", "shape": [-1, WINDOW_SIZE, len(CHANNELS)]}],
         "outputs": [probabilities, {"name": "anomaly", "dtype": "float32", "shape": [-1, 1]}],
@@ -134,7 +142,7 @@ def _tensors_and_steps(kind: Kind) -> dict[str, Any]:
 
 def _variant(folder: Path, kind: Kind, form: str, name: str) -> dict[str, Any]:
     make = {"openvino": openvino_files, "tflite": tflite_files}[form]
-    shape = (SIDE, SIDE, 3) if kind == "image" else (WINDOW_SIZE, len(CHANNELS))
+    shape = {"image": (SIDE, SIDE, 3), "window": (WINDOW_SIZE, len(CHANNELS)), "tensor": (FEATURES,)}[kind]
     files = []
     for file_name, content in make(kind, shape).items():
         path = folder / name / file_name
@@ -142,6 +150,18 @@ def _variant(folder: Path, kind: Kind, form: str, name: str) -> dict[str, Any]:
         path.write_bytes(content)
         files.append({"path": f"{name}/{file_name}", "sha256": sha256(path)})
     return {"name": name, "format": form, "precision": "f32", "files": files}
+
+
+def _doubled(folder: Path) -> dict[str, Any]:
+    path = folder / "golden" / "doubled.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"inputs": {"features": [[1, 2, 3, 4]]}, "outputs": {"doubled": [[2, 4, 6, 8]]}}))
+    return {
+        "file": "golden/doubled.json",
+        "sha256": sha256(path),
+        "media_type": "application/json",
+        "verdict": "none",
+    }
 
 
 def _golden(folder: Path, kind: Kind, label: str) -> dict[str, Any]:

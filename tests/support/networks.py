@@ -7,16 +7,23 @@ from pathlib import Path
 
 import flatbuffers
 import numpy as np
-import openvino as ov
 from ai_edge_litert import schema_py_generated as schema
-from openvino import opset13 as ops
+
+from appliance.runtimes.openvino import ops, ov
+
+INPUT_NAMES = {"image": "image", "window": "window", "tensor": "features"}
 
 
-def openvino_files(kind: str, shape: tuple[int, ...]) -> dict[str, bytes]:
-    """File name -> content of an OpenVINO model."""
-    name = "image" if kind == "image" else "window"
+def openvino_files(kind: str, shape: tuple[int, ...], *, bent: bool = False) -> dict[str, bytes]:
+    """File name -> content of an OpenVINO model.
+
+    bent: the picture model is right at brightness 0.1 and 0.9, where its golden cases are, and too dark between.
+    """
+    name = INPUT_NAMES[kind]
     given = ops.parameter([-1, *shape], np.float32, name=name)
-    outputs = _image_outputs(given) if kind == "image" else _window_outputs(given)
+    outputs = {"image": _image_outputs, "window": _window_outputs, "tensor": _tensor_outputs}[kind](given)
+    if bent:
+        outputs["probabilities"] = _bend(outputs["probabilities"])
     given.output(0).set_names({name})
     model = ov.Model([ops.result(node, name=label) for label, node in outputs.items()], [given], name)
     for label, port in zip(outputs, model.outputs, strict=True):
@@ -25,6 +32,17 @@ def openvino_files(kind: str, shape: tuple[int, ...]) -> dict[str, bytes]:
         path = Path(folder) / "model.xml"
         ov.save_model(model, path, compress_to_fp16=False)
         return {path.name: path.read_bytes(), "model.bin": path.with_suffix(".bin").read_bytes()}
+
+
+def _bend(probabilities: ov.Node) -> ov.Node:
+    good = ops.slice(probabilities, [0], [1], [1], [1])
+    away = ops.multiply(ops.subtract(good, np.float32(0.1)), ops.subtract(np.float32(0.9), good))
+    bent = ops.subtract(good, ops.multiply(away, np.float32(2)))
+    return ops.concat([bent, ops.subtract(np.float32(1), bent)], 1)
+
+
+def _tensor_outputs(features: ov.Node) -> dict[str, ov.Node]:
+    return {"doubled": ops.multiply(features, np.float32(2))}
 
 
 def _image_outputs(image: ov.Node) -> dict[str, ov.Node]:
@@ -148,3 +166,52 @@ class _Graph:
         operator = schema.OperatorCodeT()
         operator.builtinCode, operator.deprecatedBuiltinCode, operator.version = code, min(code, 127), 1
         return operator
+
+
+def dense_files(*, width: int = 8, free: str = "rows") -> dict[str, bytes]:
+    """y = max(x, 0) times a matrix of ones (width x 4), plus 1: x of (rows, width), float32.
+
+    free: `rows` leaves the batch axis free, `nothing` fixes it at 1, `claimed` leaves it free in the input alone: the
+    network folds whatever comes into one row.
+    """
+    given = ops.parameter([1 if free == "nothing" else -1, width], np.float32, name="x")
+    rows = ops.matmul(ops.relu(given), np.ones((width, 4), np.float32), False, False)
+    if free == "claimed":
+        rows = ops.reduce_sum(rows, np.array([0]), True)
+    return _named({"x": given}, {"y": ops.add(rows, np.float32(1))})
+
+
+def lengths_files() -> dict[str, bytes]:
+    """y = sum of x over its free second axis: x of (rows, any length), float32; y of (rows, 1)."""
+    given = ops.parameter([-1, -1], np.float32, name="x")
+    return _named({"x": given}, {"y": ops.reduce_sum(given, np.array([1]), True)})
+
+
+def _named(inputs: dict[str, ov.Node], outputs: dict[str, ov.Node]) -> dict[str, bytes]:
+    model = ov.Model([ops.result(node) for node in outputs.values()], list(inputs.values()), "network")
+    for name, port in zip([*inputs, *outputs], [*model.inputs, *model.outputs], strict=True):
+        port.set_names({name})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        ov.save_model(model, path, compress_to_fp16=False)
+        return {path.name: path.read_bytes(), "model.bin": path.with_suffix(".bin").read_bytes()}
+
+
+def onnx_files(*, operator: str = "Relu", opset: int = 13) -> dict[str, bytes]:
+    """y = max(x, 0) of x (rows, 4), float32, as an ONNX file: the protocol buffers of onnx.proto, written by hand."""
+    rows, four = _field(2, b"rows"), _field(1, 4)
+    kind = _field(1, _field(1, 1) + _field(2, _field(1, rows) + _field(1, four)))
+    node = _field(1, b"x") + _field(2, b"y") + _field(4, operator.encode())
+    values = (_field(1, name) + _field(2, kind) for name in (b"x", b"y"))
+    graph = _field(1, node) + _field(2, b"network") + b"".join(map(_field, (11, 12), values))
+    return {"model.onnx": _field(1, 8) + _field(7, graph) + _field(8, _field(2, opset))}
+
+
+def _field(number: int, value: int | bytes) -> bytes:
+    """A field of a protocol buffer: a small integer, or bytes under their length."""
+    if isinstance(value, int):
+        return bytes([number << 3, value])
+    length, size = len(value), b""
+    while length > 0x7F:
+        size, length = size + bytes([length & 0x7F | 0x80]), length >> 7
+    return bytes([number << 3 | 2]) + size + bytes([length]) + value

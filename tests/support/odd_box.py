@@ -18,8 +18,9 @@ from appliance import log
 from appliance.app import serve
 from appliance.config import load
 from appliance.core.manifest import ModelManifest, Variant
+from appliance.core.schedule import Gear
 from appliance.core.tensors import Array
-from appliance.runtimes import Infer, LoadedModel, default_loaders
+from appliance.runtimes import Infer, LoadedModel, LoadOptions, default_loaders
 
 HANG = 77
 CRASH = 99
@@ -40,8 +41,20 @@ class OddModel:
     def device(self) -> str:
         return self._real.device
 
-    def session(self) -> Infer:
-        infer = self._real.session()
+    @property
+    def note(self) -> str | None:
+        return self._real.note
+
+    @property
+    def gears(self) -> tuple[Gear, ...]:
+        return self._real.gears
+
+    @property
+    def batches(self) -> bool:
+        return self._real.batches
+
+    def session(self, gear: Gear) -> Infer:
+        infer = self._real.session(gear)
 
         def odd(tensors: Mapping[str, Array]) -> dict[str, Array]:
             wait_at_gate(self._folder)
@@ -68,9 +81,11 @@ def main(path: Path) -> None:
     log.set_up("info")
     real = default_loaders()["openvino"]
 
-    def load_odd(manifest: ModelManifest, variant: Variant, files: Mapping[str, bytes], lanes: int) -> LoadedModel:
+    def load_odd(
+        manifest: ModelManifest, variant: Variant, files: Mapping[str, bytes], options: LoadOptions
+    ) -> LoadedModel:
         wait_at_gate(path.parent)
-        return OddModel(real(manifest, variant, files, lanes), path.parent)
+        return OddModel(real(manifest, variant, files, options), path.parent)
 
     serve(config, {"openvino": load_odd})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from appliance.core.draw import draw
+from appliance.core.draw import draw, headline
 from appliance.core.prediction import ClassScore, HeatMap, Prediction, Region
 from appliance.core.verdict import Verdict
 
@@ -53,3 +53,32 @@ def test_even_the_smallest_picture_can_be_drawn(shape: tuple[int, int]) -> None:
     image = np.zeros((*shape, 3), np.uint8)
     region = Region("scratch", 0.9, (0, 0, shape[1], shape[0]), 1.0)
     assert draw(image, Prediction(regions=(region,), heatmap=HeatMap(1, 1, b"\xff")), "ng").shape == image.shape
+
+
+def test_what_a_detector_found_is_drawn_whatever_it_means() -> None:
+    region = Region("bolt", 0.9, (100, 100, 160, 150), 0.1)
+    drawn = draw(GREY, Prediction(regions=(region,)), "ok")
+    assert drawn[125, 100].tolist() != [128, 128, 128]
+
+
+def test_warm_spot_in_a_part_that_is_ok_is_not_drawn() -> None:
+    drawn = draw(GREY, make_prediction(), "ok")
+    assert drawn[125, 100].tolist() == [128, 128, 128]
+
+
+def make_regions(**counts: int) -> tuple[Region, ...]:
+    return tuple(Region(label, 0.9, (0, 0, 1, 1), 0.0) for label, count in counts.items() for _ in range(count))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "words"),
+    [
+        (make_prediction(), "scratch 0.90"),
+        (Prediction(regions=make_regions(nut=1, bolt=3)), "3 bolt, 1 nut"),
+        (Prediction(regions=make_regions(a=4, b=3, c=2, d=1)), "4 a, 3 b, 2 c, ..."),
+        (Prediction(regions=()), ""),
+        (Prediction(), ""),
+    ],
+)
+def test_headline_is_the_best_class_or_the_counts(prediction: Prediction, words: str) -> None:
+    assert headline(prediction) == words

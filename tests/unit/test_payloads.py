@@ -22,7 +22,7 @@ from appliance.errors import (
     ValueRangeError,
 )
 from appliance.mqtt.message import InboundMessage
-from appliance.mqtt.payloads import KEY_MAX, parse_picture, parse_readings, part_of
+from appliance.mqtt.payloads import KEY_MAX, parse_input, parse_readings, part_of
 
 XYZ = ("x", "y", "z")
 ROW = [[1.0, 2.0, 3.0]]
@@ -123,7 +123,7 @@ def test_any_payload_is_finite_readings_or_an_input_error(payload: bytes) -> Non
 def test_picture_comes_raw_or_in_base64(body: bytes, media_type: str) -> None:
     text = base64.b64encode(body).decode()
     for payload in (body, {"image": text}, {"image": f"data:{media_type};base64,{text}"}):
-        picture = parse_picture(make_message(payload), make_route())
+        picture = parse_input(make_message(payload), make_route(), "image")
         assert (picture.body, picture.media_type) == (body, media_type)
 
 
@@ -142,7 +142,7 @@ def test_picture_comes_raw_or_in_base64(body: bytes, media_type: str) -> None:
 )
 def test_picture_that_cannot_be_used_is_refused(payload: object, error: type[ApplianceError]) -> None:
     with pytest.raises(error):
-        parse_picture(make_message(payload), make_route())
+        parse_input(make_message(payload), make_route(), "image")
 
 
 def test_part_is_taken_from_the_payload_then_from_user_properties() -> None:
@@ -151,7 +151,7 @@ def test_part_is_taken_from_the_payload_then_from_user_properties() -> None:
 
 
 def test_raw_picture_has_the_part_of_its_user_properties() -> None:
-    assert parse_picture(make_message(PNG, {"part": "P"}), make_route()).part == Part("P")
+    assert parse_input(make_message(PNG, {"part": "P"}), make_route(), "image").part == Part("P")
 
 
 def test_part_of_no_text_is_refused() -> None:
@@ -163,16 +163,16 @@ def test_key_is_found_in_the_payload() -> None:
     route = make_route(key_field="cycle.seq")
     body = {"values": [1, 2, 3], "cycle": {"seq": 12}}
     assert parse_readings(make_message(body), route, XYZ).key == "12"
-    assert parse_picture(make_message({"image": base64.b64encode(PNG).decode(), **body}), route).key == "12"
+    assert parse_input(make_message({"image": base64.b64encode(PNG).decode(), **body}), route, "image").key == "12"
 
 
 def test_key_is_found_in_a_user_property() -> None:
     message = make_message(PNG, {"seq": "a-1"})
-    assert parse_picture(message, make_route(key_property="seq")).key == "a-1"
+    assert parse_input(message, make_route(key_property="seq"), "image").key == "a-1"
 
 
 def test_route_without_a_key_has_none() -> None:
-    assert parse_picture(make_message(PNG, {"seq": "1"}), make_route()).key is None
+    assert parse_input(make_message(PNG, {"seq": "1"}), make_route(), "image").key is None
 
 
 @pytest.mark.parametrize("key", [None, "", True, 1.5, ["a"], "x" * (KEY_MAX + 1)])
@@ -185,4 +185,4 @@ def test_route_with_a_key_demands_it() -> None:
     with pytest.raises(FieldError, match="which is missing"):
         parse_readings(make_message([1, 2, 3]), make_route(key_field="seq"), XYZ)
     with pytest.raises(FieldError, match="which is missing"):
-        parse_picture(make_message(PNG), make_route(key_property="seq"))
+        parse_input(make_message(PNG), make_route(key_property="seq"), "image")

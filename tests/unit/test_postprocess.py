@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from appliance.core.manifest import ModelManifest, parse_manifest
-from appliance.core.postprocess import OTHER_LABEL, postprocess
+from appliance.core.manifest import ImagePreprocess, ModelManifest, parse_manifest
+from appliance.core.postprocess import OTHER_LABEL, activate, postprocess
+from appliance.core.preprocess import place
+from appliance.errors import InferenceError
 from tests.support.toml import to_toml
 
 SIZE = 4
@@ -31,6 +33,7 @@ def make_manifest(**steps: Any) -> ModelManifest:
                     {"name": "p", "dtype": "float32", "shape": [-1, 3]},
                     {"name": "heat", "dtype": "float32", "shape": [-1, SIZE, SIZE]},
                     {"name": "anomaly", "dtype": "float32", "shape": [-1, 1]},
+                    {"name": "boxes", "dtype": "float32", "shape": [1, 7, 21]},
                 ],
                 "preprocess": {"kind": "image", "mean": [0.0] * 3, "std": [1.0] * 3},
                 "postprocess": steps,
@@ -136,3 +139,68 @@ def test_model_that_does_not_locate_has_neither_regions_nor_heat() -> None:
     prediction = postprocess(outputs([1.0, 0.0, 0.0]), make_manifest(classes="p"), (4, 4))
     assert prediction.regions is None
     assert prediction.heatmap is None
+
+
+@pytest.mark.parametrize("logits", [[1.0, 3.0, -2.0], [1e30, 0.0, -1e30], [0.0, 0.0, 0.0]])
+def test_softmax_gives_shares_of_one_however_large_the_numbers(logits: list[float]) -> None:
+    shares = activate(np.array([logits], np.float32), "softmax")
+    assert shares.sum() == pytest.approx(1.0)
+    assert shares.argmax() == np.argmax(logits)
+
+
+def test_sigmoid_judges_each_class_alone() -> None:
+    assert activate(np.array([0.0, 1e30, -1e30]), "sigmoid").tolist() == [0.5, 1.0, 0.0]
+
+
+def test_activation_is_applied_before_the_classes_are_ranked_and_scored() -> None:
+    manifest = make_manifest(classes="p", activation="softmax", normal_label="good")
+    prediction = postprocess(outputs([0.0, 2.0, 1.0]), manifest, None)
+    assert [each.label for each in prediction.classes] == ["scratch", "hole", "good"]
+    assert sum(each.score for each in prediction.classes) == pytest.approx(1.0, abs=1e-5)
+    assert prediction.score == pytest.approx(1 - 0.090031, abs=1e-5)
+
+
+def test_as_many_scores_as_labels_or_it_is_said() -> None:
+    with pytest.raises(InferenceError, match="2 class scores for 3 labels"):
+        postprocess({"p": np.zeros((1, 2), np.float32)}, make_manifest(classes="p"), None)
+
+
+def boxes_at(*rows: tuple[float, float, float, float, int, float]) -> dict[str, Any]:
+    """(centre x, centre y, width, height, class, score) as a head in the form of yolov8 with 21 candidates."""
+    head = np.zeros((1, 7, 21), np.float32)
+    for index, (x, y, width, height, label, score) in enumerate(rows):
+        head[0, :4, index] = x, y, width, height
+        head[0, 4 + label, index] = score
+    return {"boxes": head}
+
+
+DETECTING = make_manifest(boxes={"output": "boxes", "form": "yolov8"})
+
+
+def test_findings_of_a_detector_are_in_pixels_of_the_picture_as_sent() -> None:
+    found = postprocess(boxes_at((4, 4, 4, 2, 1, 0.9)), DETECTING, (80, 160))
+    assert found.regions is not None
+    region = found.regions[0]
+    assert (region.label, region.box) == ("scratch", (40, 30, 120, 50))
+    assert region.score == pytest.approx(0.9)
+    assert region.area == pytest.approx(80 * 20 / (80 * 160))
+
+
+def test_placement_that_is_given_is_the_one_that_is_used() -> None:
+    letterbox = ImagePreprocess(resize="letterbox", mean=(0.0,) * 3, std=(1.0,) * 3)
+    placement = place((40, 80), letterbox, DETECTING.inputs[0])
+    found = postprocess(boxes_at((4, 4, 8, 4, 0, 0.9)), DETECTING, (40, 80), placement)
+    assert found.regions is not None
+    assert found.regions[0].box == (0, 0, 80, 40)
+
+
+def test_tensors_without_a_picture_give_findings_in_pixels_of_the_input() -> None:
+    found = postprocess(boxes_at((4, 4, 4, 2, 2, 0.9)), DETECTING, None)
+    assert found.regions is not None
+    assert found.regions[0].box == (2, 3, 6, 5)
+
+
+def test_detector_that_finds_nothing_says_so_and_has_no_score() -> None:
+    found = postprocess(boxes_at(), DETECTING, (8, 8))
+    assert found.regions == ()
+    assert found.score is None

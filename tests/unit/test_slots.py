@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from appliance.core.manifest import ModelManifest, Variant
-from appliance.runtimes import LoadedModel, default_loaders
+from appliance.runtimes import LoadedModel, LoadOptions, default_loaders
 from appliance.slots import LOAD_S_MAX, Slots
+from appliance.tuning import Tuner
 from tests.support.models import write_model
 from tests.support.wait import until
 
@@ -20,13 +21,16 @@ def test_a_model_that_hangs_in_its_first_load_is_given_up_and_the_others_load(tm
     opened = threading.Event()
     load = default_loaders()["openvino"]
 
-    def hang_on_aaa(manifest: ModelManifest, variant: Variant, files: Mapping[str, bytes], lanes: int) -> LoadedModel:
+    def hang_on_aaa(
+        manifest: ModelManifest, variant: Variant, files: Mapping[str, bytes], options: LoadOptions
+    ) -> LoadedModel:
         if manifest.name == "aaa":
             opened.wait(60)
-        return load(manifest, variant, files, lanes)
+        return load(manifest, variant, files, options)
 
     fatal: list[str] = []
-    slots = Slots([tmp_path], {}, {"openvino": hang_on_aaa}, lanes=1, pixels_max=10_000, fatal=fatal.append)
+    tuner = Tuner(None, {"openvino": hang_on_aaa}, LoadOptions(), 10_000)
+    slots = Slots([tmp_path], {}, tuner, fatal=fatal.append)
     first, second = slots.slots()
     slots.start()
     until(lambda: first.loading_since is not None, 30, "the first load")

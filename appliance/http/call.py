@@ -1,0 +1,186 @@
+"""One HTTP call at a door that speaks a wire format of its own: a plain ASGI application, with its own error form.
+
+The doors that carry inference are such applications, mounted in the HTTP server by path. Half of what a request costs
+would otherwise be spent on features that they do not use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote
+
+import structlog
+
+from appliance.errors import ApplianceError, BodyTooLarge, DecodeError, FieldError, WrongMethod
+from appliance.http.security import HEADERS, check_call
+
+log = structlog.get_logger("http")
+
+T = TypeVar("T")
+
+_HEADERS = tuple((name.lower().encode(), value.encode()) for name, value in HEADERS.items())
+
+
+class HungUp(Exception):
+    """The caller is gone; nobody reads an answer."""
+
+
+class Call:
+    """What came: method, path (decoded), headers by lower-case name, query, body."""
+
+    __slots__ = ("_body_bytes_max", "_body_s_max", "_receive", "headers", "method", "path", "query_string")
+
+    def __init__(self, scope: Any, receive: Any, body_bytes_max: int, body_s_max: float) -> None:
+        self.method: str = scope["method"]
+        # The path as it was sent, since `%2F` inside a name must not become a separator.
+        raw: bytes = scope.get("raw_path") or scope["path"].encode()
+        self.path: str = raw.partition(b"?")[0].decode("latin-1")
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.query_string: bytes = scope["query_string"]
+        self._receive = receive
+        self._body_bytes_max = body_bytes_max
+        self._body_s_max = body_s_max
+
+    @property
+    def segments(self) -> list[str]:
+        """The path's parts between slashes, decoded."""
+        if "%" not in self.path:
+            return self.path.strip("/").split("/")
+        return [unquote(part) for part in self.path.strip("/").split("/")]
+
+    def header(self, name: str) -> str:
+        """A header's value, empty when it is not there. Bytes that are not UTF-8 are read as Latin-1."""
+        value = self.headers.get(name.encode(), b"")
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value.decode("latin-1")
+
+    @property
+    def media_type(self) -> str:
+        return self.header("content-type").partition(";")[0].strip().lower()
+
+    def query(self) -> dict[str, str]:
+        """Raises FieldError for a parameter that is given twice."""
+        if not self.query_string:
+            return {}
+        found: dict[str, str] = {}
+        for name, value in parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True):
+            if name in found:
+                raise FieldError(f"query parameter {name!r} is given twice; give it once")
+            found[name] = value
+        return found
+
+    async def body(self) -> bytes:
+        """The whole body. Raises BodyTooLarge, DecodeError for one that comes too slowly, HungUp."""
+        declared = self.headers.get(b"content-length")
+        if declared is not None and declared.isdigit() and int(declared) > self._body_bytes_max:
+            raise self._too_large()
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            first: bytes = message.get("body", b"")
+            if len(first) > self._body_bytes_max:
+                raise self._too_large()
+            return first
+        try:
+            async with asyncio.timeout(self._body_s_max):
+                return await self._gather(message)
+        except TimeoutError as error:
+            raise DecodeError(
+                f"the body did not arrive within {self._body_s_max:g} s; send it faster or smaller"
+            ) from error
+
+    async def _gather(self, message: Any) -> bytes:
+        body = bytearray()
+        while True:
+            if message["type"] != "http.request":
+                raise HungUp
+            body += message.get("body", b"")
+            if len(body) > self._body_bytes_max:
+                raise self._too_large()
+            if not message.get("more_body"):
+                return bytes(body)
+            message = await self._receive()
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"the body is above http.body_bytes_max ({self._body_bytes_max} bytes); send it smaller or raise the limit"
+        )
+
+
+class Reply:
+    """What goes back. headers: beside Content-Type, Content-Length and those of every answer."""
+
+    __slots__ = ("body", "headers", "media_type", "status")
+
+    def __init__(
+        self,
+        body: bytes,
+        media_type: str = "application/json",
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.body = body
+        self.media_type = media_type
+        self.status = status
+        self.headers = headers
+
+
+Answer = Callable[[Call], Awaitable[Reply]]
+OnError = Callable[[Call, ApplianceError], Reply]
+
+
+class Door:
+    """An ASGI application for one wire format. `on_error` words every error in the door's own form."""
+
+    def __init__(self, answer: Answer, on_error: OnError, *, body_bytes_max: int, body_s_max: float) -> None:
+        self._answer = answer
+        self._on_error = on_error
+        self._body_bytes_max = body_bytes_max
+        self._body_s_max = body_s_max
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        call = Call(scope, receive, self._body_bytes_max, self._body_s_max)
+        try:
+            check_call(call.method, scope["path"], call.header("host"), call.headers.get(b"origin"))
+            reply = await self._answer(call)
+        except HungUp:
+            return
+        except ApplianceError as error:
+            reply = self._on_error(call, error)
+        except Exception as error:
+            log.error("unexpected", path=call.path, exc_info=error)
+            reply = self._on_error(call, ApplianceError(f"{type(error).__name__}; the log of the box has the details"))
+        headers = [
+            (b"content-type", reply.media_type.encode()),
+            (b"content-length", str(len(reply.body)).encode()),
+            *_HEADERS,
+        ]
+        if reply.headers:
+            headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in reply.headers.items()]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if call.method == "HEAD" else reply.body})
+
+
+async def await_answer(future: Future[T]) -> T:
+    """What a lane answers; at once when the answer is there already."""
+    return future.result() if future.done() else await asyncio.wrap_future(future)
+
+
+def wrong_method(call: Call, allow: str) -> WrongMethod:
+    """allow: the methods that a door takes at this path."""
+    return WrongMethod(f"{call.method} is not allowed at {call.path}; send {allow}", allow)
+
+
+def one_line(text: str) -> str:
+    """For an error's text in a header or a JSON string."""
+    return " ".join(text.split())
+
+
+def error_json(text: str) -> bytes:
+    """{"error": ...}: the form that OIP and TensorFlow Serving clients read."""
+    return json.dumps({"error": one_line(text)}).encode()

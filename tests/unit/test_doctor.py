@@ -1,0 +1,179 @@
+"""What the doctor finds, and what it says is to be done."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from appliance.config import (
+    BrokerConfig,
+    Config,
+    DelegateConfig,
+    HttpConfig,
+    ListenerConfig,
+    ModelConfig,
+    StoreConfig,
+    TfliteConfig,
+)
+from appliance.doctor import Check, examine
+from appliance.runtimes.openvino import core
+from tests.support.disk import small_disk
+
+NOW = 1_795_000_000.0
+
+
+def examined(
+    folder: Path, *, now: float = NOW, runtime: Any = None, proc: Path = Path("/proc"), **changes: Any
+) -> dict[str, Check]:
+    free: dict[str, Any] = {"http": HttpConfig(port=0), "listener": ListenerConfig(port=0), "data_dir": str(folder)}
+    report = examine(Config(**(free | changes)), now=lambda: now, runtime=runtime, proc=proc)
+    found = {check.name: check for check in report.checks}
+    assert len(found) == len(report.checks)
+    assert all(bool(check.todo) != check.ok and check.found for check in report.checks)
+    assert report.ok == all(check.ok for check in report.checks if check.needed)
+    return found
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that something listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+class Accelerated:
+    """The real OpenVINO, with a plugin that raises beside the CPU's."""
+
+    available_devices = ("CPU", "GPU.0")
+
+    def compile_model(self, model: Any, device: str) -> Any:
+        if device == "GPU.0":
+            raise RuntimeError("Exception from plugin.cpp\n[GPU] clGetPlatformIDs error -1001\n")
+        return core().compile_model(model, device)
+
+
+class WithoutCpu:
+    """An OpenVINO whose plugins are gone."""
+
+    available_devices = ()
+
+
+def test_healthy_box_passes(tmp_path: Path) -> None:
+    found = examined(tmp_path)
+    assert [name for name, check in found.items() if not check.ok and check.needed] == []
+    for name in ("OpenVINO on CPU", "TFLite"):
+        assert "right answer" in found[name].found
+    assert set(found) >= {"cores", "memory", "data folder", "disk", "file system", "clock", "HTTP port", "MQTT port"}
+    assert "site broker" not in found
+
+
+def test_report_can_be_written_as_json(tmp_path: Path) -> None:
+    report = examine(Config(data_dir=str(tmp_path), http=HttpConfig(port=0), listener=ListenerConfig(enabled=False)))
+    checks = msgspec.json.decode(msgspec.json.encode(report))["checks"]
+    assert [check["name"] for check in checks] == [check.name for check in report.checks]
+
+
+def test_plugin_that_raises_is_told_and_costs_no_more_than_the_device(tmp_path: Path) -> None:
+    found = examined(tmp_path, runtime=Accelerated())
+    assert found["OpenVINO on CPU"].ok
+    failed = found["OpenVINO on GPU.0"]
+    assert (failed.ok, failed.needed) == (False, False)
+    assert failed.found == "[GPU] clGetPlatformIDs error -1001"
+    assert "driver" in failed.todo
+
+
+def test_openvino_without_a_cpu_is_told(tmp_path: Path) -> None:
+    check = examined(tmp_path, runtime=WithoutCpu())["OpenVINO on CPU"]
+    assert (check.ok, check.needed) == (False, True)
+
+
+def test_model_configured_for_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+    models = {"far": ModelConfig(device="NPU"), "near": ModelConfig(device="GPU"), "any": ModelConfig(device="AUTO")}
+    found = examined(tmp_path, runtime=Accelerated(), models=models)
+    assert "NPU is not on this box" in found["device of model far"].found
+    assert not {"device of model near", "device of model any"} & set(found)
+
+
+def test_delegate_that_does_not_load_is_named(tmp_path: Path) -> None:
+    delegates = (DelegateConfig(path=str(tmp_path / "libnone.so")),)
+    check = examined(tmp_path, tflite=TfliteConfig(delegates=delegates))["TFLite delegate libnone.so"]
+    assert (check.ok, check.needed) == (False, False)
+    assert "cannot open shared object file" in check.found
+
+
+def test_ports_in_use_are_told(tmp_path: Path, taken: int) -> None:
+    found = examined(tmp_path, http=HttpConfig(port=taken), listener=ListenerConfig(port=taken))
+    for name in ("HTTP port", "MQTT port"):
+        assert not found[name].ok
+        assert str(taken) in found[name].found
+
+
+def test_address_that_is_not_this_machines_is_told(tmp_path: Path) -> None:
+    check = examined(tmp_path, http=HttpConfig(host="192.0.2.1", port=8080))["HTTP port"]
+    assert not check.ok
+    assert "host" in check.todo
+
+
+def test_listener_that_is_off_needs_no_port(tmp_path: Path, taken: int) -> None:
+    assert "MQTT port" not in examined(tmp_path, listener=ListenerConfig(enabled=False, port=taken))
+
+
+def test_broker_is_reached_or_told(tmp_path: Path, taken: int) -> None:
+    assert examined(tmp_path, broker=BrokerConfig(host="127.0.0.1", port=taken))["site broker"].ok
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        away = examined(tmp_path, broker=BrokerConfig(host="127.0.0.1", port=nobody.getsockname()[1]))["site broker"]
+    assert (away.ok, away.needed) == (False, False)
+    assert "refused" in away.found
+
+
+@pytest.mark.parametrize(("now", "ok"), [(0.0, False), (60.0, False), (NOW, True), (9e9, False)])
+def test_clock_that_was_never_set_is_told(tmp_path: Path, now: float, ok: bool) -> None:
+    assert examined(tmp_path, now=now)["clock"].ok is ok
+
+
+def test_data_folder_that_is_yet_to_be_made_is_fine_and_not_made(tmp_path: Path) -> None:
+    check = examined(tmp_path / "new" / "data")["data folder"]
+    assert check.ok
+    assert "will be made" in check.found
+    assert os.listdir(tmp_path) == []
+
+
+def test_full_disk_is_told(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        disk.fill()
+        found = examined(disk.path, store=StoreConfig(free_bytes_min=0))
+        assert not found["data folder"].ok
+        assert "make room" in found["data folder"].todo
+        assert not found["disk"].ok
+        assert not found["file system"].ok
+        assert "tmpfs" in found["file system"].found
+
+
+@pytest.mark.parametrize(("kind", "ok"), [("ext4", True), ("nfs4", False), ("tmpfs", False), ("overlay", True)])
+def test_file_system_is_the_one_of_the_data_folder(tmp_path: Path, kind: str, ok: bool) -> None:
+    proc = tmp_path / "proc"
+    (proc / "self").mkdir(parents=True)
+    data = tmp_path / "with space"
+    data.mkdir()
+    at = str(data).replace(" ", "\\040")
+    (proc / "self" / "mounts").write_text(f"a / xfs rw 0 0\nb {at} {kind} rw 0 0\nc {at}er nfs rw 0 0\n")
+    (proc / "self" / "statm").write_text("100 50 0 0 0 0 0\n")
+    (proc / "meminfo").write_text("MemTotal: 4000000 kB\n")
+    check = examined(data, proc=proc)["file system"]
+    assert (check.found, check.ok) == (kind, ok)
+
+
+def test_little_memory_is_told(tmp_path: Path) -> None:
+    proc = tmp_path / "proc"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "mounts").write_text("a / ext4 rw 0 0\n")
+    (proc / "self" / "statm").write_text("100 50 0 0 0 0 0\n")
+    (proc / "meminfo").write_text("MemTotal: 100000 kB\n")
+    assert not examined(tmp_path, proc=proc)["memory"].ok
