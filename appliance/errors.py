@@ -24,7 +24,6 @@
     │   ├── ImageTooLarge      image_too_large           a bomb: more pixels than allowed
     │   ├── ShapeError         input_shape_wrong
     │   ├── KeyReused          idempotency_key_reused    the key came before, with another input
-    │   ├── WrongMethod        method_not_allowed        an HTTP method that its path does not take
     │   ├── DTypeError         input_type_wrong          an element type that is unknown or not the model's
     │   ├── CompressionError   body_undecompressable     damaged, of unknown coding, or a bomb
     │   ├── ValueRangeError    input_not_finite          NaN or infinity
@@ -32,6 +31,7 @@
     │   ├── RouteNotFound      route_not_found           an MQTT topic that no route names
     │   ├── RetainedStale      retained_not_a_reading    a retained message sent again on subscribe
     │   └── PoisonInput        input_poisonous           was in flight at two unclean stops
+    ├── WrongMethod            method_not_allowed        an HTTP method that its path does not take
     ├── Overloaded             overloaded                lanes or intake are full; try again later
     ├── InferenceTimeout       inference_timeout
     │   └── LaneTimeout        inference_timeout         waited too long for a lane, and never ran
@@ -152,16 +152,6 @@ class KeyReused(InputError):
     code = "idempotency_key_reused"
 
 
-class WrongMethod(InputError):
-    """allow: the methods that this path takes, for the caller to see."""
-
-    code = "method_not_allowed"
-
-    def __init__(self, message: str, allow: str) -> None:
-        super().__init__(message)
-        self.allow = allow
-
-
 class DTypeError(InputError):
     code = "input_type_wrong"
 
@@ -188,6 +178,16 @@ class RetainedStale(InputError):
 
 class PoisonInput(InputError):
     code = "input_poisonous"
+
+
+class WrongMethod(ApplianceError):
+    """allow: the methods that this path takes, for the caller to see."""
+
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 class Overloaded(ApplianceError):

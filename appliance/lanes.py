@@ -215,6 +215,11 @@ class Lanes:
                     expired += [job for job in lane.jobs if job.queued_at + self._timeout_s <= now]
             # What waits for a model that hangs would only hang as well.
             stranded = self._take_all(lambda job: job.flow.owner in hung)
+        # The model is retired before anybody is told, so that whoever tries again does not meet it.
+        for owner in hung:
+            log.error("lane_hung", device=self.device, owner=str(owner))
+            self._open_lane()
+            self._on_hang(owner)
         for job in late:
             self._never_ran(job)
         for job in stranded:
@@ -223,10 +228,6 @@ class Lanes:
             if job.give_up():
                 self._timed_out += 1
                 job.future.set_exception(InferenceTimeout(f"no answer within {self._timeout_s:g} s; try again"))
-        for owner in hung:
-            log.error("lane_hung", device=self.device, owner=str(owner))
-            self._open_lane()
-            self._on_hang(owner)
 
     def status(self) -> LanesStatus:
         with self._changed:

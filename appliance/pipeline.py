@@ -199,13 +199,11 @@ class Pipeline:
 
     def _run_here(self, task: _Task) -> Future[Answer]:
         """Without a lane, on the thread of the caller; one call that takes too long ends that."""
-        # The first call of a thread makes its session, which says nothing of those that follow.
-        known = task.served.known_here("throughput")
-        began, worked = time.monotonic(), time.thread_time()
+        began = time.monotonic()
         job = Job(task.served.flow, self._run, task, began, began)
         self._run([job], "throughput")
-        took_s, worked_s = time.monotonic() - began, time.thread_time() - worked
-        if known and (worked_s > ON_LOOP_S_MAX or took_s > ON_LOOP_HELD_S_MAX):
+        took_s = time.monotonic() - began
+        if task.served.worked_here_s() > ON_LOOP_S_MAX or took_s > ON_LOOP_HELD_S_MAX:
             task.served.on_loop = False
             log.warning("off_loop", model=task.request.model, ms=round(took_s * 1000, 3))
         return job.future

@@ -254,15 +254,22 @@ class ServedModel:
 
     def infer(self, tensors: Mapping[str, Array], gear: Gear = "throughput") -> dict[str, Array]:
         """The network alone, on this thread's session. Raises InferenceError."""
-        session: Infer | None = getattr(self._sessions, gear, None)
+        here = self._sessions
+        session: Infer | None = getattr(here, gear, None)
         if session is None:
             session = self.loaded.session(gear)
-            setattr(self._sessions, gear, session)
-        return session(tensors)
+            setattr(here, gear, session)
+            here.worked_s = 0.0
+            return session(tensors)
+        began = time.thread_time()
+        outputs = session(tensors)
+        here.worked_s = time.thread_time() - began
+        return outputs
 
-    def known_here(self, gear: Gear) -> bool:
-        """Whether this thread has run it in this gear before."""
-        return hasattr(self._sessions, self.tuning.gear or gear)
+    def worked_here_s(self) -> float:
+        """How long this thread was at work in its last call of the network; 0 for its first, which makes a session."""
+        worked_s: float = self._sessions.worked_s
+        return worked_s
 
     def conclude(self, outputs: Mapping[str, Array], prepared: Prepared) -> tuple[Prediction, ...]:
         """A prediction per row. Raises InferenceError for outputs that are NaN or infinite."""

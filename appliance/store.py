@@ -389,6 +389,7 @@ class Store:
         db = self._db
         written: list[Written] = []
         rows: list[tuple[object, ...]] = []
+        results: list[tuple[object, ...]] = []
         receipts: dict[tuple[str, str, int], Receipt] = {}
         sources: dict[str, list[object]] = {}
         for write, frame in zip(batch, frames, strict=True):
@@ -396,7 +397,15 @@ class Store:
             if write.reading is not None:
                 outcome = Written(reading_id=self._add_row(write.reading, rows))
             if write.result is not None:
-                outcome = self._insert_result(write.result, frame, sources)
+                row = _result_row(write.result, frame)
+                if write.result.key is None and write.result.window is None:
+                    # Nothing but its id, which is new, could make it a duplicate.
+                    results.append(row)
+                else:
+                    added = db.execute(_INSERT_RESULT, row).rowcount
+                    outcome = Written(duplicate=added == 0)
+                if not outcome.duplicate:
+                    _note_source(write.result, sources)
             if write.dead_letter is not None and not outcome.duplicate:
                 letter = write.dead_letter
                 place = _place(None if write.result is not None and write.result.frame is not None else frame)
@@ -427,6 +436,7 @@ class Store:
             written.append(outcome)
         if rows:
             self._insert_readings(rows, written)
+        self._insert_rows(_INSERT_RESULT, _INSERT_RESULTS, results)
         if receipts:
             db.executemany(
                 "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?)",
@@ -457,58 +467,23 @@ class Store:
         return self._reading_id
 
     def _insert_readings(self, rows: list[tuple[object, ...]], written: list[Written]) -> None:
-        """Many rows in a statement: after each one, this thread has to wait for its turn to run Python again."""
-        whole = len(rows) - len(rows) % _ROWS_AT_ONCE
-        added = 0
-        for at in range(0, whole, _ROWS_AT_ONCE):
-            values = [value for row in rows[at : at + _ROWS_AT_ONCE] for value in row]
-            added += self._db.execute(_INSERT_READINGS, values).rowcount
-        if whole < len(rows):
-            added += self._db.executemany(_INSERT_READING, rows[whole:]).rowcount
-        if added == len(rows):
+        if self._insert_rows(_INSERT_READING, _INSERT_READINGS, rows) == len(rows):
             return
         new = {number for (number,) in self._db.execute("SELECT id FROM readings WHERE id >= ?", rows[0][:1])}
         for index, outcome in enumerate(written):
             if outcome.reading_id is not None and outcome.reading_id not in new:
                 written[index] = Written(duplicate=True)
 
-    def _insert_result(self, new: NewResult, frame: Location | None, sources: dict[str, list[object]]) -> Written:
-        result = new.result
-        last_reading, window_end = new.window or (None, None)
-        added = self._db.execute(
-            "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (
-                result.id,
-                result.at,
-                result.model,
-                result.source,
-                result.route,
-                result.verdict,
-                result.part,
-                result.lot,
-                result.recipe,
-                new.body,
-                new.key,
-                last_reading,
-                window_end,
-                *_place(frame if new.frame is not None else None),
-            ),
-        ).rowcount
-        if added == 0:
-            return Written(duplicate=True)
-        known = sources.get(result.source)
-        count = 1 if known is None else known[4] + 1  # type: ignore[operator]
-        sources[result.source] = [
-            result.source,
-            result.route,
-            new.kind,
-            result.model,
-            count,
-            result.id,
-            result.at,
-            result.verdict,
-        ]
-        return Written()
+    def _insert_rows(self, one: str, many: str, rows: list[tuple[object, ...]]) -> int:
+        """Many rows in a statement: after each one, this thread has to wait for its turn to run Python again."""
+        whole = len(rows) - len(rows) % _ROWS_AT_ONCE
+        added = 0
+        for at in range(0, whole, _ROWS_AT_ONCE):
+            values = [value for row in rows[at : at + _ROWS_AT_ONCE] for value in row]
+            added += self._db.execute(many, values).rowcount
+        if whole < len(rows):
+            added += self._db.executemany(one, rows[whole:]).rowcount
+        return added
 
     def _save_session(self, client: str, body: bytes | None) -> None:
         if body is None:
@@ -562,11 +537,52 @@ _READING = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ROWS_AT_ONCE = 50
 _INSERT_READING = f"INSERT INTO readings VALUES {_READING} ON CONFLICT DO NOTHING"
 _INSERT_READINGS = f"INSERT INTO readings VALUES {', '.join([_READING] * _ROWS_AT_ONCE)} ON CONFLICT DO NOTHING"
+_RESULT = f"({', '.join('?' * 16)})"
+_INSERT_RESULT = f"INSERT INTO results VALUES {_RESULT} ON CONFLICT DO NOTHING"
+_INSERT_RESULTS = f"INSERT INTO results VALUES {', '.join([_RESULT] * _ROWS_AT_ONCE)} ON CONFLICT DO NOTHING"
 _UPSERT_SOURCE = (
     "INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET route = excluded.route, "
     "kind = excluded.kind, model = excluded.model, count = count + excluded.count, last_id = excluded.last_id, "
     "last_at = excluded.last_at, verdict = excluded.verdict"
 )
+
+
+def _result_row(new: NewResult, frame: Location | None) -> tuple[object, ...]:
+    result = new.result
+    last_reading, window_end = new.window or (None, None)
+    return (
+        result.id,
+        result.at,
+        result.model,
+        result.source,
+        result.route,
+        result.verdict,
+        result.part,
+        result.lot,
+        result.recipe,
+        new.body,
+        new.key,
+        last_reading,
+        window_end,
+        *_place(frame if new.frame is not None else None),
+    )
+
+
+def _note_source(new: NewResult, sources: dict[str, list[object]]) -> None:
+    """Count the result for its source, and make it the source's last."""
+    result = new.result
+    known = sources.get(result.source)
+    count = 1 if known is None else known[4] + 1  # type: ignore[operator]
+    sources[result.source] = [
+        result.source,
+        result.route,
+        new.kind,
+        result.model,
+        count,
+        result.id,
+        result.at,
+        result.verdict,
+    ]
 
 
 def _place(frame: Location | None) -> tuple[int | None, int | None, int | None]:

@@ -43,7 +43,7 @@ def loading(made: Networks, expected: Expected) -> Measured:
         loads = [0]
         figures = {"quiet_p99_ms": _p99_ms(server, message, rate, lambda: time.sleep(0.1))}
         figures["loading_p99_ms"] = _p99_ms(server, message, rate, lambda: _counted(loads, server, "twin", 200))
-        figures["failing_p99_ms"] = _p99_ms(server, message, rate, lambda: _post(server, "broken", 400))
+        figures["failing_p99_ms"] = _p99_ms(server, message, rate, lambda: _post(server, "broken", 422))
         return figures | {"loads": float(loads[0]), "per_s": rate}
     finally:
         server.process.end()

@@ -131,7 +131,8 @@ class MqttDoor:
 
     def announce(self, result: Result, body: bytes) -> None:
         """A committed result: to the listener's subscribers at once, to the broker from the outbox."""
-        if self.listener is not None:
+        # Waking the listener's thread for nobody would cost as much as writing the result.
+        if self.listener is not None and self.listener.subscriptions:
             self.listener.publish(self._result_topic(result), body, qos=1, content_type="application/json")
         if self._outbox is not None:
             self._outbox.wake()

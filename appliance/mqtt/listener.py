@@ -187,6 +187,11 @@ class Listener:
             )
         )
 
+    @property
+    def subscriptions(self) -> int:
+        """Topic filters that somebody follows, those of sessions that are away included."""
+        return self._exchange.subscriptions
+
     def stats(self) -> ListenerStats:
         """From any thread."""
         counters = self._exchange.counters

@@ -588,7 +588,7 @@ def test_load_that_fails_says_why_and_leaves_the_old_one_serving(tmp_path: Path)
     with running_box(tmp_path, models) as box:
         broken = write_model(models, "tiny", "2")
         (broken / "openvino-f32" / "model.bin").write_bytes(b"not these")
-        check_refused(box, box.http.post("/v2/repository/models/tiny/load"), 400, "model.bin")
+        check_refused(box, box.http.post("/v2/repository/models/tiny/load"), 422, "model.bin")
         check_refused(box, box.http.post("/v2/repository/models/nothing/load"), 404, "Request for unknown model")
         check_refused(box, box.http.post("/v2/repository/models/..%2Fx/load"), 404, "Request for unknown model")
         overrides = {"parameters": {"config": "{}"}}

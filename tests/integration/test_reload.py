@@ -101,7 +101,7 @@ def test_model_over_the_memory_budget_is_refused_with_figures(tmp_path: Path, mo
         weights.write_bytes(weights.read_bytes() + bytes(80 << 20))
         manifest.write_text(manifest.read_text().replace(before, sha256(weights)))
         refused = load(box, "large")
-        assert refused.status_code == 400
+        assert refused.status_code == 507
         assert "MiB" in refused.json()["error"]
         assert "memory_bytes_max" in refused.json()["error"]
         assert judge(box).status_code == 200
@@ -160,7 +160,7 @@ def test_failing_loads_under_load_fail_no_request(box: Box, models: Path) -> Non
     manifest.write_text(manifest.read_text().replace(good, sha256(folder / "openvino-f32" / "model.xml")))
     with callers(box, "tiny", 2) as replies:
         while len(replies) < 50:
-            assert load(box, "bad").status_code == 400
+            assert load(box, "bad").status_code == 422
     assert failed(replies) == []
 
 
