@@ -77,17 +77,14 @@ class Answers:
 def answer_key(request: InferenceRequest, served: ServedModel) -> bytes | None:
     """What has the same key has the same answer; None for streams, whose inputs do not come again.
 
-    The verdict's rule is no part of it: the verdict is told from the prediction each time.
+    The number of the loaded model stands for its manifest, variant, precision and tuning. The verdict's rule is no part
+    of the key: the verdict is told from the prediction each time.
     """
     if request.door == "mqtt":
         return None
     known = hashlib.blake2b(request.body, digest_size=_KEY_BYTES)
-    variant = served.variant
     # The body's length keeps what follows it from being taken for a part of it.
-    known.update(
-        f"\0{len(request.body)}\0{request.media_type}\0{served.digest}\0{variant.name}\0{variant.precision}"
-        f"\0{served.loaded.runtime}\0{request.outputs}".encode()
-    )
+    known.update(f"\0{len(request.body)}\0{request.media_type}\0{served.number}\0{request.outputs}".encode())
     if request.tensors is not None:
         for name in sorted(request.tensors):
             array = np.ascontiguousarray(request.tensors[name])

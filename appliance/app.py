@@ -18,17 +18,19 @@ import uvloop
 
 from appliance import hardware
 from appliance.answers import Answers
-from appliance.config import Config, named_models, shipped_models_dir
+from appliance.config import Config, named_models
 from appliance.core.protocol import Result, Trace
 from appliance.errors import ApplianceError, ConfigError, PortInUse
 from appliance.history import History
 from appliance.http.door import create_app
+from appliance.http.protocol import OneWriteProtocol
 from appliance.http.security import check_address
 from appliance.http.status import BrokerReport, ListenerReport, MqttReport, Status
-from appliance.lanes import Devices
+from appliance.lanes import ENDPOINT, Devices
 from appliance.live import Event, Live
 from appliance.mqtt.door import MqttDoor
 from appliance.pipeline import Pipeline
+from appliance.repository import model_roots
 from appliance.runtimes import Loaders, default_loaders
 from appliance.slots import Slots
 from appliance.store import Store
@@ -55,12 +57,11 @@ class Box:
         data_dir = Path(config.data_dir).absolute()
         cores = hardware.cores()
         tuner = make_tuner(config, loaders or default_loaders(config))
-        self._slots = Slots(_model_roots(config, data_dir), config.models, tuner, tune=config.tune, fatal=_leave)
+        self._slots = Slots(lambda: model_roots(config), config.models, tuner, tune=config.tune, fatal=_leave)
         self._store = Store(data_dir, config.store)
         self._devices = Devices(
             lambda device: _lanes_of(device, config, cores),
             config.lanes.waiting_max,
-            config.lanes.timeout_s,
             self._slots.hung,
         )
         self._live = Live(config.http.sse_clients_max)
@@ -100,6 +101,7 @@ class Box:
         self._watchdog = Watchdog(
             {"loop": lambda: self._loop_beat, "store": lambda: self._store.beat, **self._mqtt.beats()},
             [self._devices.check, self._slots.check, self._mqtt.tick],
+            _leave,
         )
 
     def start(self) -> None:
@@ -163,6 +165,8 @@ class Box:
         while True:
             self._loop_beat = time.monotonic()
             if not spared and self._slots.loaded.is_set():
+                # What loading left behind must not stay for ever.
+                gc.collect()
                 gc.freeze()
                 spared = True
             await asyncio.sleep(1.0)
@@ -212,7 +216,7 @@ def serve(config: Config, loaders: Loaders | None = None, on_started: Callable[[
     server = _Server(
         uvicorn.Config(
             box.app,
-            http="httptools",
+            http=OneWriteProtocol,
             lifespan="off",
             proxy_headers=False,
             access_log=False,
@@ -260,20 +264,14 @@ def _bind(host: str, port: int) -> socket.socket:
         raise ConfigError(f"http.host {host!r}, port {port}: {error.strerror}; choose another address") from error
 
 
-def _lanes_of(device: str, config: Config, cores: int) -> int:
-    """An endpoint takes what its section says; a device is kept busy while other requests are decoded."""
-    if device.startswith("endpoint:"):
-        return config.endpoints[device.removeprefix("endpoint:")].lanes
-    return config.lanes.lanes or cores
-
-
-def _model_roots(config: Config, data_dir: Path) -> list[Path]:
-    """Shipped or given models first; those installed in the data folder replace them."""
-    roots = [Path(config.models_dir) if config.models_dir else shipped_models_dir()]
-    installed = data_dir / "models"
-    if installed.is_dir():
-        roots.append(installed)
-    return roots
+def _lanes_of(device: str, config: Config, cores: int) -> tuple[int, float]:
+    """How many jobs run at once on a device, and how long one may wait and run there."""
+    timeout_s = config.lanes.timeout_s
+    if device.startswith(ENDPOINT):
+        endpoint = config.endpoints[device.removeprefix(ENDPOINT)]
+        # It keeps its own limit; the lanes' is for what is left.
+        return endpoint.lanes, endpoint.timeout_s + timeout_s
+    return config.lanes.lanes or cores, timeout_s
 
 
 def _leave(reason: str) -> None:

@@ -159,8 +159,8 @@ class RouteConfig(_Section, frozen=True, kw_only=True):
     user property. With a key a message is never recorded twice.
     values: dotted path of the readings in a JSON object. hop: samples between the starts of two windows (left out:
     the window's size). retain_as_reading: take a retained message that is sent on subscribe as a new one.
-    expires_ms: a picture that has not been judged so long after it came is not judged any more; its result says
-    `expired`. priority: `backlog` lets live streams pass.
+    expires_ms: a picture that is not judged so long after it came, or a window so long after its last reading came, is
+    not judged any more; its result says `expired`. priority: `backlog` lets live streams pass.
     """
 
     name: Identifier

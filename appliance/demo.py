@@ -17,10 +17,12 @@ from appliance.errors import PortInUse
 
 _PORTS_TRIED = 100
 _CAMERA = "line-1/camera-1/image"
+_BELT = "line-1/belt-1/parts"
 _PLC = "line-1/motor-1/vibration"
 
 _ROUTES = (
     RouteConfig(name="camera", topic="line-1/+/image", model="surface", key_property="seq"),
+    RouteConfig(name="belt", topic="line-1/+/parts", model="parts", key_property="seq"),
     RouteConfig(name="vibration", topic="line-1/+/vibration", model="bearing", key_field="seq"),
 )
 
@@ -50,6 +52,7 @@ def _begin(config: Config, devices: list[subprocess.Popen[bytes]]) -> Callable[[
     def started(address: str) -> None:
         port = config.listener.port
         devices.append(_simulate("camera", "camera-1", port, _CAMERA, "--seed", "2"))
+        devices.append(_simulate("belt", "belt-1", port, _BELT, "--seed", "3"))
         devices.append(_simulate("plc", "motor-1", port, _PLC))
         example = shipped_models_dir() / "surface" / "1" / "golden"
         picture = next(iter(sorted(example.glob("scratch*"))), example)
@@ -58,7 +61,7 @@ def _begin(config: Config, devices: list[subprocess.Popen[bytes]]) -> Callable[[
         click.echo(
             f"\nThe page:   {address}\n"
             f"MQTT:       127.0.0.1:{port}\n\n"
-            "A simulated camera and a simulated PLC are being judged. Try, in another terminal:\n\n"
+            "Two simulated cameras and a simulated PLC are being judged. Try, in another terminal:\n\n"
             f"  curl -F file=@{picture} {address}/v1/predict/surface\n"
             f"  curl {address}/v1/sources/camera-1/latest\n"
             f"  curl '{address}/v1/sources/camera-1/image?drawn=1' -o part.jpg\n\n"

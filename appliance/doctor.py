@@ -1,4 +1,4 @@
-"""Whether this box can do its work, proven where it can be: by an inference, a write, a connection."""
+"""Whether this box can do its work, proven where it can be: by an inference, a write, a connection, a hash."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ import msgspec
 
 from appliance import hardware
 from appliance.config import Config, DelegateConfig
-from appliance.errors import ModelLoadError
+from appliance.errors import ApplianceError, ConfigError, ModelError, ModelLoadError
+from appliance.repository import ModelVersion, model_roots, read_check, read_golden, read_variant, scan
 
 _EARLIEST_S = 1_767_225_600.0
 """2026-01-01: a clock that shows less was not set since the box got its power."""
 _LATEST_S = 4_102_444_800.0
 """2100-01-01."""
 _CONNECT_S = 3.0
+_ENDPOINT_S = 2.0
 _MEMORY_BYTES_MIN = 512 << 20
 _VOLATILE = frozenset({"tmpfs", "ramfs"})
 _REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"})
@@ -56,10 +58,11 @@ def examine(
     cgroup: Path = hardware.CGROUP,
     proc: Path = hardware.PROC,
 ) -> Report:
-    """Look at everything that `config` relies on. Takes a few seconds at most; raises nothing.
+    """Look at everything that `config` relies on. Takes seconds, most of them to read the models; raises nothing.
 
     runtime: another OpenVINO than the process's. now: seconds since 1970. cgroup, proc: as in `hardware`.
-    Ports are tried as the box would take them, so that a box which is running holds its own.
+    Ports are tried as the box would take them, so that a box which is running holds its own. Models are read, not
+    loaded.
     """
     return Report(
         (
@@ -68,9 +71,11 @@ def examine(
             _cores(cgroup, proc),
             _memory(cgroup, proc),
             *_data_folder(config, proc),
+            *_models(config),
             _clock(now()),
             *_ports(config),
             *_broker(config),
+            *_endpoints(config),
         )
     )
 
@@ -161,6 +166,37 @@ def _data_folder(config: Config, proc: Path) -> Iterable[Check]:
     yield Check("file system", not todo, kind, todo)
 
 
+def _models(config: Config) -> Iterable[Check]:
+    """A model that cannot be used stops no other, so that none is needed."""
+    try:
+        good, broken = scan(model_roots(config))
+    except ConfigError as error:
+        yield Check("models", False, str(error), "correct `models_dir`, or give --models another folder")
+        return
+    todo = "correct its manifest or install it again; it is not served"
+    for each in broken:
+        yield Check(f"model {each.name} {each.version}", False, str(each.error), todo, needed=False)
+    for version in good:
+        name = f"model {version.manifest.name} {version.manifest.version}"
+        try:
+            count = _read(version)
+        except ModelError as error:
+            yield Check(name, False, str(error), todo, needed=False)
+        else:
+            yield Check(name, True, f"{count} files with the hashes of its manifest", needed=False)
+
+
+def _read(version: ModelVersion) -> int:
+    """How many files the manifest names. Raises ModelError when one is not there, or another."""
+    manifest = version.manifest
+    count = sum(len(read_variant(version, variant)) for variant in manifest.variants)
+    for case in manifest.golden:
+        read_golden(version, case)
+    if manifest.check is not None:
+        read_check(version, manifest.check)
+    return count + len(manifest.golden) + (manifest.check is not None)
+
+
 def _clock(now: float) -> Check:
     shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
     ok = _EARLIEST_S <= now <= _LATEST_S
@@ -183,10 +219,10 @@ def _port(name: str, host: str, port: int) -> Check:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind(address)
     except OSError as error:
-        todo = "end the program that has it (this box, perhaps), or take another in appliance.toml"
-        if error.errno != errno.EADDRINUSE:
-            todo = "correct host and port in appliance.toml"
-        return Check(name, False, f"{host}:{port}: {error.strerror}", todo)
+        if error.errno == errno.EADDRINUSE:
+            todo = "if it does not run, end the program that has the port, or take another in appliance.toml"
+            return Check(name, False, f"{host}:{port} is taken; by this appliance if it runs", todo, needed=False)
+        return Check(name, False, f"{host}:{port}: {error.strerror}", "correct host and port in appliance.toml")
     return Check(name, True, f"{host}:{port} is free")
 
 
@@ -201,6 +237,19 @@ def _broker(config: Config) -> Iterable[Check]:
         yield Check("site broker", False, f"{place}: {error.strerror or error}", todo, needed=False)
     else:
         yield Check("site broker", True, f"{place} accepts connections")
+
+
+def _endpoints(config: Config) -> Iterable[Check]:
+    from appliance.runtimes.remote import prove
+
+    for name, endpoint in config.endpoints.items():
+        try:
+            prove(name, msgspec.structs.replace(endpoint, timeout_s=min(_ENDPOINT_S, endpoint.timeout_s)))
+        except ApplianceError as error:
+            todo = f"check the server, or correct [endpoints.{name}]; its models answer when it does"
+            yield Check(f"endpoint {name}", False, str(error), todo, needed=False)
+        else:
+            yield Check(f"endpoint {name}", True, f"{endpoint.url} is ready", needed=False)
 
 
 def _file_system(folder: Path, proc: Path) -> str:

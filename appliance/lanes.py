@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -24,6 +24,9 @@ from appliance.core.schedule import ALONE_BEFORE_LATENCY, PRIORITY_WEIGHT, Gear,
 from appliance.errors import Expired, InferenceTimeout, LaneTimeout, ModelNotReady, Overloaded
 
 log = structlog.get_logger("lanes")
+
+ENDPOINT = "endpoint:"
+"""What the names of devices begin with that are other servers."""
 
 _COST_FOLLOWS = 0.1
 """How quickly the measured time of a model's jobs follows: a tenth of each new one."""
@@ -44,12 +47,15 @@ class LanesStatus(msgspec.Struct, frozen=True):
 
 
 class Flow:
-    """The jobs of one model. owner: told of when a call of it hangs. batch_max: jobs that may share one call."""
+    """The jobs of one loaded model, which it does not know: who holds both frees it. name: for the log.
 
-    __slots__ = ("batch_max", "cost_s", "owner", "tags", "waiting", "weight")
+    batch_max: jobs that may share one call.
+    """
 
-    def __init__(self, owner: Hashable, *, weight: int = 10, batch_max: int = 1) -> None:
-        self.owner = owner
+    __slots__ = ("batch_max", "cost_s", "name", "tags", "waiting", "weight")
+
+    def __init__(self, name: str, *, weight: int = 10, batch_max: int = 1) -> None:
+        self.name = name
         self.weight = weight
         self.batch_max = batch_max
         self.cost_s = _COST_FIRST_S
@@ -128,13 +134,13 @@ class _Lane:
 
 
 class Lanes:
-    """on_hang: told the owner of a flow whose native call did not return; called from the watchdog's thread.
+    """on_hang: told the flow whose native call did not return; called from the watchdog's thread.
 
     waiting_max: jobs of one flow that may wait.
     """
 
     def __init__(
-        self, device: str, lanes: int, waiting_max: int, timeout_s: float, on_hang: Callable[[Hashable], None]
+        self, device: str, lanes: int, waiting_max: int, timeout_s: float, on_hang: Callable[[Flow], None]
     ) -> None:
         self.device = device
         self.count = lanes
@@ -200,8 +206,9 @@ class Lanes:
 
     def check(self, now: float) -> None:
         """Enforce the time limits; called a few times a second with the monotonic time."""
-        hung: list[Hashable] = []
+        hung: list[Flow] = []
         expired: list[Job] = []
+        innocent: list[Job] = []
         with self._changed:
             late = self._take_all(lambda job: job.deadline <= now)
             for lane in list(self._lanes):
@@ -209,20 +216,21 @@ class Lanes:
                     lane.abandoned = True
                     self._lanes.remove(lane)
                     self._given_up.append(lane)
-                    hung.append(lane.jobs[0].flow.owner)
-                    expired += lane.jobs
+                    hung.append(lane.jobs[0].flow)
+                    # Of several that shared the call nobody knows which is to blame: each is to be tried alone.
+                    (innocent if len(lane.jobs) > 1 else expired).extend(lane.jobs)
                 else:
                     expired += [job for job in lane.jobs if job.queued_at + self._timeout_s <= now]
             # What waits for a model that hangs would only hang as well.
-            stranded = self._take_all(lambda job: job.flow.owner in hung)
+            innocent += self._take_all(lambda job: job.flow in hung)
         # The model is retired before anybody is told, so that whoever tries again does not meet it.
-        for owner in hung:
-            log.error("lane_hung", device=self.device, owner=str(owner))
+        for flow in hung:
+            log.error("lane_hung", device=self.device, model=flow.name)
             self._open_lane()
-            self._on_hang(owner)
+            self._on_hang(flow)
         for job in late:
             self._never_ran(job)
-        for job in stranded:
+        for job in innocent:
             job.settle(ModelNotReady("the model hung and is loaded afresh; try again in a moment"))
         for job in expired:
             if job.give_up():
@@ -283,51 +291,54 @@ class Lanes:
         lane.thread.start()
 
     def _run(self, lane: _Lane) -> None:
-        while True:
-            with self._changed:
-                lane.jobs = []
-                while not self._queues and not self._stopping:
-                    self._idle += 1
-                    self._changed.wait()
-                    self._idle -= 1
-                if self._stopping:
-                    return
-                jobs, gear = self._next()
-                lane.started = time.monotonic()
-                lane.jobs = jobs
-            live = [job for job in jobs if job.deadline > lane.started]
-            for job in jobs:
-                if job.deadline <= lane.started:
-                    self._never_ran(job)
-            if live:
-                try:
-                    live[0].run(live, gear)
-                except Exception as error:
-                    for job in live:
-                        job.settle(error)
-                flow = live[0].flow
-                spent_s = (time.monotonic() - lane.started) / len(live)
-                flow.cost_s += _COST_FOLLOWS * (spent_s - flow.cost_s)
-            if lane.abandoned:
-                return
+        while self._turn(lane):
+            pass
+
+    def _turn(self, lane: _Lane) -> bool:
+        """Wait for jobs and run them; False when the lane is to end. Nothing of a job outlives its turn."""
+        with self._changed:
+            while not self._queues and not self._stopping and not lane.abandoned:
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+            if self._stopping or lane.abandoned:
+                return False
+            jobs, gear = self._next()
+            lane.started = time.monotonic()
+            lane.jobs = jobs
+        live = [job for job in jobs if job.deadline > lane.started]
+        for job in jobs:
+            if job.deadline <= lane.started:
+                self._never_ran(job)
+        if live:
+            try:
+                live[0].run(live, gear)
+            except Exception as error:
+                for job in live:
+                    job.settle(error)
+            flow = live[0].flow
+            spent_s = (time.monotonic() - lane.started) / len(live)
+            flow.cost_s += _COST_FOLLOWS * (spent_s - flow.cost_s)
+        with self._changed:
+            lane.jobs = []
+            return not lane.abandoned
 
 
 class Devices:
     """The lanes of every device: they are opened when the first model is loaded there, so a dead device fills no other.
 
-    lanes_of: how many a device has.
+    lanes_of: how many a device has, and how long a job may wait and run there.
+    on_hang: as of `Lanes`; not told of endpoints, where a call that takes too long hangs nothing but its own lane.
     """
 
     def __init__(
         self,
-        lanes_of: Callable[[str], int],
+        lanes_of: Callable[[str], tuple[int, float]],
         waiting_max: int,
-        timeout_s: float,
-        on_hang: Callable[[Hashable], None],
+        on_hang: Callable[[Flow], None],
     ) -> None:
         self._lanes_of = lanes_of
         self._waiting_max = waiting_max
-        self._timeout_s = timeout_s
         self._on_hang = on_hang
         self._lock = threading.Lock()
         self._lanes: dict[str, Lanes] = {}
@@ -341,7 +352,9 @@ class Devices:
             if self._stopping:
                 raise Overloaded("the appliance is stopping; try again in a moment")
             if device not in self._lanes:
-                opened = Lanes(device, self._lanes_of(device), self._waiting_max, self._timeout_s, self._on_hang)
+                count, timeout_s = self._lanes_of(device)
+                on_hang = _ignore if device.startswith(ENDPOINT) else self._on_hang
+                opened = Lanes(device, count, self._waiting_max, timeout_s, on_hang)
                 opened.start()
                 self._lanes[device] = opened
             return self._lanes[device]
@@ -359,3 +372,7 @@ class Devices:
 
     def status(self) -> list[LanesStatus]:
         return [lanes.status() for lanes in list(self._lanes.values())]
+
+
+def _ignore(flow: Flow) -> None:
+    """A server that does not answer is no native call that hangs."""

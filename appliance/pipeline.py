@@ -193,15 +193,17 @@ class Pipeline:
             )
             return
         # The model may still be loading: what it is called is known all the same, which variant will serve is not.
-        # The model may still be loading: what it is called is known all the same, which variant will serve is not.
         result = self._result(version, "", request, recording, error=error)
-        self._record(result, version.manifest, None, None, recording, letter)
+        self._record((result,), version.manifest, None, None, recording, letter)
 
     def _run_here(self, task: _Task) -> Future[Answer]:
         """Without a lane, on the thread of the caller; one call that takes too long ends that."""
         began = time.monotonic()
         job = Job(task.served.flow, self._run, task, began, began)
-        self._run([job], "throughput")
+        try:
+            self._run([job], "throughput")
+        except Exception as error:
+            job.settle(error)
         took_s = time.monotonic() - began
         if task.served.worked_here_s() > ON_LOOP_S_MAX or took_s > ON_LOOP_HELD_S_MAX:
             task.served.on_loop = False
@@ -253,17 +255,15 @@ class Pipeline:
         if not job.claim():
             # The time limit has answered for this input: a second answer would contradict the first.
             raise InferenceTimeout(f"model {served.manifest.name} answered too late")
+        if committed is not None:
+            recording = _then(recording, lambda outcome: _settle(committed, answer, outcome))
         frame = request.body if inferred.is_picture else None
         try:
-            for result in results[:-1]:
-                self._record(result, served.manifest, None, None, _NOTHING)
-            if committed is not None:
-                recording = _then(recording, lambda outcome: _settle(committed, answer, outcome))
-            self._record(results[-1], served.manifest, frame, inferred.trace, recording)
+            self._record(results, served.manifest, frame, inferred.trace, recording)
         except (StoreError, Overloaded) as error:
             if committed is not None:
                 raise
-            log.warning("not_recorded", result=results[-1].id, code=error.code)
+            log.warning("not_recorded", result=results[0].id, code=error.code)
             answer = msgspec.structs.replace(answer, recorded="no")
         _log(results, inferred.timing)
         return answer
@@ -313,33 +313,46 @@ class Pipeline:
 
     def _record(
         self,
-        result: Result,
+        results: tuple[Result, ...],
         manifest: ModelManifest,
         frame: bytes | None,
         trace: Trace | None,
         recording: Recording,
         letter: DeadLetter | None = None,
     ) -> None:
-        body = msgspec.json.encode(result)
-        announced = when_added(lambda: self._announce(result, body, trace))
+        """All results of an input are committed together. Raises StoreError, Overloaded."""
+        bodies = [msgspec.json.encode(result) for result in results]
+
+        def announce() -> None:
+            for result, body in zip(results, bodies, strict=True):
+                self._announce(result, body, trace)
+
+        outbox: tuple[tuple[str, bytes], ...] = ()
+        for result, body in zip(results, bodies, strict=True):
+            outbox += self._outgoing(result, body)
+        kind = manifest.kind
         self._store.submit(
             Write(
                 result=NewResult(
-                    result=result,
-                    kind=manifest.kind,
-                    body=body,
+                    result=results[0],
+                    kind=kind,
+                    body=bodies[0],
                     frame=frame,
                     key=recording.key,
                     window=recording.window,
+                ),
+                more=tuple(
+                    NewResult(result=result, kind=kind, body=body)
+                    for result, body in zip(results[1:], bodies[1:], strict=True)
                 ),
                 dead_letter=letter,
                 cursor=recording.cursor,
                 receipt=recording.receipt,
                 cleared=recording.cleared,
-                outbox=self._outgoing(result, body),
+                outbox=outbox,
                 must=recording.must,
                 awaited=recording.must or recording.done is not None,
-                done=both(recording.done, announced),
+                done=both(recording.done, when_added(announce)),
             )
         )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from appliance.config import Config, shipped_models_dir
 from appliance.core.manifest import CheckSet, GoldenCase, ModelManifest, Variant, digest, parse_manifest
 from appliance.errors import ConfigError, HashMismatch, ManifestError, ModelError
 
@@ -35,6 +36,13 @@ class Broken(msgspec.Struct, frozen=True):
     name: str
     version: str
     error: ModelError
+
+
+def model_roots(config: Config) -> list[Path]:
+    """Where a box with this configuration looks for models: the shipped or given ones, then the installed ones."""
+    installed = Path(config.data_dir).absolute() / "models"
+    roots = [Path(config.models_dir) if config.models_dir else shipped_models_dir()]
+    return [*roots, installed] if installed.is_dir() else roots
 
 
 def scan(roots: Iterable[Path]) -> tuple[list[ModelVersion], list[Broken]]:

@@ -13,8 +13,8 @@ from appliance.errors import DecodeError, EmptyBody, FieldError, MediaTypeError,
 
 CSV_TYPES = frozenset({"text/csv", "application/csv"})
 
-Rows = npt.NDArray[np.float32]
-"""(n, columns) float32."""
+Rows = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+"""(n, columns). Text gives float64, which holds integers as well."""
 
 _CHUNKS_MAX = 1000
 _EXTENSIBLE = 0xFFFE
@@ -29,7 +29,9 @@ def is_wav(body: bytes) -> bool:
 
 def window_bytes(rows: Rows) -> tuple[bytes, str]:
     """Rows in the form, and with the media type, that a window has inside the appliance."""
-    return rows.astype("<f4", copy=False).tobytes(), f"{WINDOW};channels={rows.shape[1]}"
+    # Too large for float32 becomes infinity here, and is refused when the window is decoded.
+    with np.errstate(over="ignore"):
+        return rows.astype("<f4", copy=False).tobytes(), f"{WINDOW};channels={rows.shape[1]}"
 
 
 def rows_from_csv(body: bytes, columns: Sequence[str] = ()) -> Rows:
@@ -53,7 +55,7 @@ def rows_from_csv(body: bytes, columns: Sequence[str] = ()) -> Rows:
         if not lines:
             raise EmptyBody("the CSV has names and no numbers; send one line per sample")
     try:
-        rows = np.loadtxt(lines, np.float32, comments=None, delimiter=separator, ndmin=2)
+        rows = np.loadtxt(lines, np.float64, comments=None, delimiter=separator, ndmin=2)
     except ValueError as error:
         if "columns" in str(error):
             raise ShapeError("the CSV's lines differ in length; send one number per channel in each") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -30,14 +31,20 @@ from appliance.core.prediction import Prediction
 from appliance.core.preprocess import Placement, input_size, place, preprocess_image, preprocess_window
 from appliance.core.protocol import Timing, Trace
 from appliance.core.schedule import Gear
-from appliance.core.tensors import Array, check_tensor
+from appliance.core.tensors import Array, check_tensor, tensors_from_json, to_array
 from appliance.errors import ApplianceError, DecodeError, InferenceError, MediaTypeError, ModelLoadError, ShapeError
-from appliance.lanes import Flow
+from appliance.lanes import ENDPOINT, Flow
 from appliance.repository import ModelVersion, read_golden, read_variant
 from appliance.runtimes import Infer, LoadedModel, Loaders, LoadOptions
 
 _TRACE_POINTS = 96
 _TIMES_KEPT = 512
+
+
+ROWS_MAX = 4096
+"""Rows of one call: each becomes a result, and one call must not hold up the box."""
+
+_numbers = itertools.count(1)
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,12 +141,15 @@ class ServedModel:
         self.variant = variant
         self.loaded = loaded
         self.tuning = tuning or Tuning()
-        self.flow = Flow(self, weight=weight, batch_max=self.tuning.batch_max)
-        self.on_loop = self.tuning.on_loop
+        self.number = next(_numbers)
+        """No other loaded model of this process has it."""
+        self.flow = Flow(str(self), weight=weight)
         self.stats = Stats()
         self._pixels_max = pixels_max
-        self._sessions = threading.local()
+        self._sessions: dict[Gear, list[Infer]] = {gear: [] for gear in loaded.gears}
+        self._here = threading.local()
         self._spec = self.manifest.inputs[0]
+        self.tune(self.tuning)
 
     def __str__(self) -> str:
         return f"{self.manifest.name} {self.manifest.version}"
@@ -151,8 +161,8 @@ class ServedModel:
     def tune(self, tuning: Tuning) -> None:
         """Before it serves."""
         self.tuning = tuning
-        self.flow.batch_max = tuning.batch_max
-        self.on_loop = tuning.on_loop
+        self.flow.batch_max = tuning.batch_max if self.loaded.batches else 1
+        self.on_loop = tuning.on_loop and self.loaded.device == "CPU"
 
     def predict(self, body: bytes, media_type: str, gear: Gear = "throughput") -> Inferred:
         """One encoded input from start to end.
@@ -166,7 +176,6 @@ class ServedModel:
 
     def run(self, inputs: Sequence[Input], gear: Gear) -> list[Inferred | ApplianceError]:
         """Decode, preprocess, infer once for all, postprocess; an error takes the place of the input it is about."""
-        gear = self.tuning.gear or gear
         outcomes: list[Inferred | ApplianceError] = []
         ready: list[tuple[int, Input, Prepared, float, float]] = []
         for index, each in enumerate(inputs):
@@ -241,7 +250,7 @@ class ServedModel:
                 raise MediaTypeError(
                     f'model {name} takes tensors, got {media_type}; send JSON {{"inputs": {{name: [[...]]}}}}'
                 )
-            return self._checked(tensors_from_json(body, self.manifest))
+            return self._checked(tensors_from_json(body, self.manifest.inputs))
         if not media_type.startswith(WINDOW):
             raise MediaTypeError(
                 f"model {name} takes {steps.size} rows of {len(steps.channels)} numbers, got {media_type}; "
@@ -253,22 +262,34 @@ class ServedModel:
         return Prepared({self._spec.name: tensor}, 1, None, None, trace)
 
     def infer(self, tensors: Mapping[str, Array], gear: Gear = "throughput") -> dict[str, Array]:
-        """The network alone, on this thread's session. Raises InferenceError."""
-        here = self._sessions
-        session: Infer | None = getattr(here, gear, None)
-        if session is None:
+        """The network alone, in a session that nobody else uses now. Raises InferenceError."""
+        gear = self.tuning.gear or gear
+        if gear not in self._sessions:
+            gear = self.loaded.gears[0]
+        idle = self._sessions[gear]
+        try:
+            session = idle.pop()
+        except IndexError:
             session = self.loaded.session(gear)
-            setattr(here, gear, session)
-            here.worked_s = 0.0
-            return session(tensors)
         began = time.thread_time()
         outputs = session(tensors)
-        here.worked_s = time.thread_time() - began
+        # In a thread's first call the runtime sets itself up there, which says nothing of those that follow.
+        self._here.worked_s = time.thread_time() - began if hasattr(self._here, "worked_s") else 0.0
+        # One that raised may be in any state, one that hangs never comes back: neither is used again.
+        idle.append(session)
         return outputs
 
+    def warm(self, sessions: int, probe: Mapping[str, Array]) -> None:
+        """Open and use as many sessions as lanes may want at once, so that no request pays for it."""
+        for gear, idle in self._sessions.items():
+            while len(idle) < (1 if gear == "latency" and len(self._sessions) > 1 else sessions):
+                session = self.loaded.session(gear)
+                session(probe)
+                idle.append(session)
+
     def worked_here_s(self) -> float:
-        """How long this thread was at work in its last call of the network; 0 for its first, which makes a session."""
-        worked_s: float = self._sessions.worked_s
+        """How long this thread was at work in its last call of the network; 0 after its first."""
+        worked_s: float = getattr(self._here, "worked_s", 0.0)
         return worked_s
 
     def conclude(self, outputs: Mapping[str, Array], prepared: Prepared) -> tuple[Prediction, ...]:
@@ -301,7 +322,10 @@ class ServedModel:
         rows = {len(array) for name, array in checked.items() if given[name].shape[0] == -1}
         if len(rows) > 1:
             raise ShapeError(f"the inputs differ in their first axis ({sorted(rows)}); send as many rows of each")
-        return Prepared(checked, rows.pop() if rows else 1)
+        count = rows.pop() if rows else 1
+        if not 0 < count <= ROWS_MAX:
+            raise ShapeError(f"the inputs have {count} rows; send 1 to {ROWS_MAX} at once")
+        return Prepared(checked, count)
 
     def _count(
         self,
@@ -347,15 +371,9 @@ def load(
     files = read_variant(version, variant)
     for fresh in (False, True):
         given = msgspec.structs.replace(options, fresh=fresh)
-        served = ServedModel(
-            version,
-            variant,
-            loaders[variant.format](version.manifest, variant, files, given),
-            pixels_max,
-            weight=weight,
-            tuning=tuning,
-        )
         try:
+            loaded = loaders[variant.format](version.manifest, variant, files, given)
+            served = ServedModel(version, variant, loaded, pixels_max, weight=weight, tuning=tuning)
             _prove(served, version)
         except ModelLoadError:
             # What was compiled at an earlier start may have gone bad; the model itself deserves a second look.
@@ -363,13 +381,15 @@ def load(
                 raise
         else:
             break
+    if not loaded.device.startswith(ENDPOINT):
+        served.warm(options.streams, a_real_input(served, version))
     served.stats = Stats()
     return served
 
 
 def _prove(served: ServedModel, version: ModelVersion) -> None:
     """Every golden case in every gear. Raises ModelLoadError."""
-    if served.loaded.device.startswith("endpoint:"):
+    if served.loaded.device.startswith(ENDPOINT):
         # Its home proves it; an endpoint that is away now may be there when it is needed.
         return
     for gear in served.loaded.gears:
@@ -404,6 +424,21 @@ def check_golden(served: ServedModel, case: GoldenCase, content: bytes, gear: Ge
         raise ModelLoadError(f"{where}: {error}") from error
 
 
+def a_real_input(served: ServedModel, version: ModelVersion) -> dict[str, Array]:
+    """The tensors of the first golden case, or zeros."""
+    for case in version.manifest.golden[:1]:
+        content, media_type = read_golden(version, case), case.media_type
+        if served.kind == "window":
+            content, media_type = window_from_json(content)
+        elif served.kind == "tensor":
+            media_type = TENSORS
+        return served.prepare(content, media_type).tensors
+    return {
+        spec.name: np.zeros([size if size > 0 else 1 for size in spec.shape], spec.dtype)
+        for spec in version.manifest.inputs
+    }
+
+
 def window_from_json(body: bytes) -> tuple[bytes, str]:
     """{"rows": [[...], ...]} -> the window's own form and media type. Raises DecodeError, ShapeError."""
     content = decode_json(body)
@@ -411,31 +446,13 @@ def window_from_json(body: bytes) -> tuple[bytes, str]:
     return encode_window(rows_of_numbers(rows, "rows"))
 
 
-def tensors_from_json(body: bytes, manifest: ModelManifest, field: str = "inputs") -> dict[str, Array]:
-    """{"inputs": {name: nested numbers}} -> arrays in the manifest's element types. Raises DecodeError, ShapeError."""
-    content = decode_json(body)
-    given = content.get(field) if isinstance(content, dict) else None
-    if not isinstance(given, dict):
-        raise DecodeError(f'expected a JSON object with "{field}": {{name: nested numbers}}')
-    specs = {spec.name: spec for spec in (*manifest.inputs, *manifest.outputs)}
-    return {name: nested_array(value, name, specs[name].dtype) for name, value in given.items() if name in specs}
-
-
 def expected_outputs(body: bytes, manifest: ModelManifest) -> dict[str, Array]:
-    """What a tensor model's golden case says the network must give."""
-    return tensors_from_json(body, manifest, "outputs")
-
-
-def nested_array(value: object, name: str, dtype: str) -> Array:
-    """Nested lists of numbers -> array. Raises ShapeError when they differ in length or are no numbers."""
-    try:
-        with np.errstate(over="ignore"):
-            array = np.asarray(value)
-            if array.dtype.kind not in "bif":
-                raise ValueError(f"it holds {array.dtype}")
-            return array.astype(dtype)
-    except (ValueError, OverflowError, TypeError) as error:
-        raise ShapeError(f"{name!r} is not an array of numbers, rows of equal length: {error}") from error
+    """What a tensor model's golden case says the network must give. Raises DecodeError, ShapeError."""
+    content = decode_json(body)
+    given = content.get("outputs") if isinstance(content, dict) else None
+    if not isinstance(given, dict):
+        raise DecodeError('expected a JSON object with "outputs": {name: nested numbers}')
+    return {spec.name: to_array(given[spec.name], spec) for spec in manifest.outputs if spec.name in given}
 
 
 def rows_of_numbers(rows: object, field: str) -> list[list[float]]:

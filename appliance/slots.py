@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from appliance.errors import (
     ModelNotReady,
     VersionNotFound,
 )
+from appliance.lanes import Flow
 from appliance.repository import Broken, ModelVersion, scan
 from appliance.served import ServedModel
 from appliance.tuning import Choice, Tuner
@@ -43,7 +45,11 @@ State = Literal["loading", "ready", "failed", "unloaded"]
 
 
 class Slot:
-    """One model. `served` is replaced as a whole, so that a reader sees either the old or the new one."""
+    """One model. `served` is replaced as a whole, so that a reader sees either the old or the new one.
+
+    hangs: calls that did not return. alone: its inputs share no call any more, since one did not return.
+    generation: grows whenever something else is to become of the slot; a load that began before then comes too late.
+    """
 
     def __init__(self, name: str, version: str, on_disk: ModelVersion | None) -> None:
         self.name = name
@@ -54,15 +60,39 @@ class Slot:
         self.served: ServedModel | None = None
         self.choice: Choice | None = None
         self.hangs = 0
+        self.alone = False
+        self.generation = 0
         self.loading_since: float | None = None
 
 
+class _Reload:
+    """A load or unload that somebody asked for. Its thread and the bound on loads compete for the answer."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.began = 0.0
+        self.done: Future[None] = Future()
+        self.done.set_running_or_notify_cancel()
+        self._open = threading.Lock()
+
+    def settle(self, error: Exception | None) -> None:
+        if not self._open.acquire(blocking=False):
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
+
+
 class Slots:
-    """fatal: called with a reason when a model has hung for good and only a restart helps."""
+    """roots: where models are, asked each time, since the folder of the installed ones may come later.
+
+    fatal: called with a reason when a model has hung for good and only a restart helps.
+    """
 
     def __init__(
         self,
-        roots: list[Path],
+        roots: Callable[[], list[Path]],
         models: Mapping[str, ModelConfig],
         tuner: Tuner,
         *,
@@ -74,7 +104,7 @@ class Slots:
         self._tuner = tuner
         self._tune = tune
         self._fatal = fatal
-        good, broken = scan(roots)
+        good, broken = scan(roots())
         self._slots: dict[str, Slot] = {}
         for version in sorted(good, key=lambda each: int(each.manifest.version)):
             manifest = version.manifest
@@ -82,7 +112,9 @@ class Slots:
         self.broken = broken
         self._add_broken(broken)
         self._threads: list[threading.Thread] = []
-        self._one_at_a_time = threading.Lock()
+        self._turn = threading.Lock()
+        self._reloading: _Reload | None = None
+        self._leaving: list[weakref.ref[ServedModel]] = []
         self._stopping = False
         self.loaded = threading.Event()
 
@@ -129,11 +161,11 @@ class Slots:
 
         The future ends when the new one serves; it raises ModelError, and then what served before still serves.
         """
-        return self._in_background(lambda: self._reload(name), f"load-{name}")
+        return self._in_turn(name, self._reload)
 
     def unload(self, name: str) -> Future[None]:
         """Serve a model no more and give its memory back. Requests that it has already are answered."""
-        return self._in_background(lambda: self._unload(name), f"unload-{name}")
+        return self._in_turn(name, self._unload)
 
     def manifest(self, name: str) -> ModelManifest:
         """What the model expects, known before it is loaded. Raises ModelNotFound, ModelFailed."""
@@ -144,24 +176,29 @@ class Slots:
 
     def ready(self, required: tuple[str, ...]) -> bool:
         """True once every model is warm or failed, and the required ones (none named: any one) are warm."""
-        states = {slot.name: slot.state for slot in self._slots.values()}
+        states = {slot.name: slot.state for slot in self.slots()}
         if not states or "loading" in states.values():
             return False
         if required:
             return all(states.get(name) == "ready" for name in required)
         return "ready" in states.values()
 
-    def hung(self, owner: Hashable) -> None:
+    def hung(self, flow: Flow) -> None:
         """A native call of this model did not return: compile it afresh; at the second hang give up."""
-        slot = next((each for each in self._slots.values() if each.served is owner), None)
+        slot = next((each for each in self.slots() if each.served is not None and each.served.flow is flow), None)
         if slot is None:
             return
-        slot.hangs += 1
+        if flow.batch_max > 1:
+            # Several may have shared the call: from now on each is run alone, and one that hangs again is to blame.
+            slot.alone = True
+        else:
+            slot.hangs += 1
         if slot.hangs >= HANGS_MAX:
             self._fatal(f"model {slot.name} version {slot.version} hung {slot.hangs} times")
             return
-        slot.served, slot.state, slot.reason = None, "loading", "it hung and is compiled afresh"
-        self._start_thread(partial(self._load, slot), f"reload-{slot.name}")
+        self._let_go(slot)
+        slot.state, slot.reason = "loading", "it hung and is compiled afresh"
+        self._start_thread(partial(self._load, slot, slot.generation), f"reload-{slot.name}")
 
     def check(self, now: float) -> None:
         """Enforce the bound on a load; called by the watchdog with the monotonic time.
@@ -174,10 +211,20 @@ class Slots:
         for slot in overdue:
             if slot.hangs:
                 self._fatal(f"model {slot.name} could not be compiled afresh within {LOAD_S_MAX:g} s")
-            else:
-                slot.loading_since = None
-                self._fail(slot, "model_load_failed", f"it did not load within {LOAD_S_MAX:g} s")
-                self._start_thread(self._load_all, "model-loader")
+                continue
+            slot.loading_since = None
+            slot.generation += 1
+            self._fail(slot, "model_load_failed", f"it did not load within {LOAD_S_MAX:g} s")
+            self._start_thread(self._load_all, "model-loader")
+        reload = self._reloading
+        if reload is not None and now - reload.began > LOAD_S_MAX:
+            # Its thread is lost; whoever waits for a turn gets a new one.
+            self._reloading, self._turn = None, threading.Lock()
+            reload.settle(ModelLoadError(f"model {reload.name} did not load within {LOAD_S_MAX:g} s"))
+        gone = [left for left in self._leaving if left() is None]
+        if gone:
+            self._leaving = [left for left in self._leaving if left() is not None]
+            hardware.trim()
 
     def _add_broken(self, broken: list[Broken]) -> None:
         for each in broken:
@@ -196,43 +243,51 @@ class Slots:
         self._threads.append(thread)
         thread.start()
 
-    def _in_background(self, run: Callable[[], None], name: str) -> Future[None]:
-        done: Future[None] = Future()
-        done.set_running_or_notify_cancel()
+    def _in_turn(self, name: str, run: Callable[[_Reload], None]) -> Future[None]:
+        """One after the other: a load takes cores from what is served."""
+        reload = _Reload(name)
 
         def work() -> None:
-            # One load at a time takes cores from what is served.
-            with self._one_at_a_time:
+            with self._turn:
+                reload.began = time.monotonic()
+                self._reloading = reload
                 try:
-                    run()
+                    run(reload)
                 except Exception as error:
-                    done.set_exception(error)
+                    reload.settle(error)
                 else:
-                    done.set_result(None)
+                    reload.settle(None)
+                finally:
+                    if self._reloading is reload:
+                        self._reloading = None
 
-        self._start_thread(work, name)
-        return done
+        self._start_thread(work, f"change-{name}")
+        return reload.done
 
     def _load_all(self) -> None:
         for slot in self.slots():
             if slot.state == "loading" and slot.loading_since is None and not self._stopping:
-                self._load(slot, first=True)
+                self._load(slot, slot.generation, first=True)
         self.loaded.set()
 
-    def _load(self, slot: Slot, *, first: bool = False) -> None:
+    def _load(self, slot: Slot, generation: int, *, first: bool = False) -> None:
         """first: nobody is served yet, so that the box may be measured."""
         assert slot.on_disk is not None
+        version = slot.on_disk
         started = slot.loading_since = time.monotonic()
         try:
-            served, choice = self._compile(slot.on_disk, first)
+            served, choice = self._compile(version, first)
         except ModelError as error:
-            self._fail(slot, error.code, str(error))
+            if slot.generation == generation:
+                self._fail(slot, error.code, str(error))
         else:
-            if slot.loading_since is None:
-                return  # it was given up meanwhile
-            slot.served, slot.choice, slot.state, slot.reason = served, choice, "ready", None
-            self._log_ready(slot, served, started)
-        slot.loading_since = None
+            if slot.generation != generation:
+                return  # it was given up, unloaded or replaced meanwhile
+            if slot.alone:
+                served.flow.batch_max = 1
+            self._put(slot, version, served, choice, started)
+        if slot.generation == generation:
+            slot.loading_since = None
 
     def _compile(self, version: ModelVersion, first: bool) -> tuple[ServedModel, Choice]:
         """Raises ModelError: a runtime may raise anything while compiling a file it does not know."""
@@ -244,41 +299,68 @@ class Slots:
         except Exception as error:
             raise ModelLoadError(f"{type(error).__name__}: {error}") from error
 
-    def _reload(self, name: str) -> None:
-        started = time.monotonic()
-        good, broken = scan(self._roots)
-        self.broken = broken
-        versions = [each for each in good if each.manifest.name == name]
+    def _reload(self, reload: _Reload) -> None:
+        name = reload.name
+        newest = self._newest_on_disk(name)
         slot = self._slots.get(name)
-        if not versions:
-            reason = next((str(each.error) for each in broken if each.name == name), None)
-            if reason is not None:
-                raise ManifestError(reason)
-            raise ModelNotFound(
-                f"no model {name!r} on disk; this box has {sorted(each.manifest.name for each in good)}"
-            )
-        newest = max(versions, key=lambda each: int(each.manifest.version))
-        if slot is None:
-            slot = Slot(name, newest.manifest.version, newest)
-            self._slots[name] = slot
+        generation = None if slot is None else slot.generation
         try:
             served, choice = self._compile(newest, False)
         except ModelError as error:
-            if slot.served is None:
+            if slot is None:
+                slot = self._slots[name] = Slot(name, newest.manifest.version, newest)
+            if slot.served is None and not reload.done.done():
                 self._fail(slot, error.code, str(error))
             raise
-        slot.on_disk, slot.version, slot.choice = newest, newest.manifest.version, choice
+        if reload.done.done() or (slot is not None and slot.generation != generation):
+            raise ModelNotReady(f"model {name} was changed by somebody else meanwhile; load it again")
+        if slot is None:
+            slot = Slot(name, newest.manifest.version, newest)
+        slot.generation += 1
+        slot.loading_since = None
+        if slot.version != newest.manifest.version:
+            slot.hangs, slot.alone = 0, False
+        self._leave(slot)
+        self._put(slot, newest, served, choice, reload.began)
+        self._slots[name] = slot
+
+    def _newest_on_disk(self, name: str) -> ModelVersion:
+        """Raises ModelNotFound, ManifestError."""
+        good, broken = scan(self._roots())
+        self.broken = broken
+        versions = [each for each in good if each.manifest.name == name]
+        if versions:
+            return max(versions, key=lambda each: int(each.manifest.version))
+        reason = next((str(each.error) for each in broken if each.name == name), None)
+        if reason is not None:
+            raise ManifestError(reason)
+        raise ModelNotFound(f"no model {name!r} on disk; this box has {sorted(each.manifest.name for each in good)}")
+
+    def _unload(self, reload: _Reload) -> None:
+        slot = self._slots.get(reload.name)
+        if slot is None:
+            raise ModelNotFound(f"no model {reload.name!r}; this box has {sorted(self._slots)}")
+        self._let_go(slot)
+        slot.state, slot.reason = "unloaded", "somebody unloaded it"
+        log.info("model_unloaded", model=slot.name, version=slot.version)
+
+    def _put(self, slot: Slot, version: ModelVersion, served: ServedModel, choice: Choice, started: float) -> None:
+        """Serve it from now on."""
+        slot.on_disk, slot.version, slot.choice = version, version.manifest.version, choice
         slot.served, slot.state, slot.reason = served, "ready", None
         self._log_ready(slot, served, started)
-        hardware.trim()
 
-    def _unload(self, name: str) -> None:
-        slot = self._slots.get(name)
-        if slot is None:
-            raise ModelNotFound(f"no model {name!r}; this box has {sorted(self._slots)}")
-        slot.served, slot.choice, slot.state, slot.reason = None, None, "unloaded", "somebody unloaded it"
-        log.info("model_unloaded", model=name, version=slot.version)
-        hardware.trim()
+    def _let_go(self, slot: Slot) -> None:
+        """Serve nothing, and take no load that is under way."""
+        slot.generation += 1
+        slot.loading_since = None
+        self._leave(slot)
+        slot.served, slot.choice = None, None
+
+    def _leave(self, slot: Slot) -> None:
+        """When the last request of what served is answered, its memory goes back to the system."""
+        if slot.served is not None:
+            self._leaving.append(weakref.ref(slot.served))
 
     def _log_ready(self, slot: Slot, served: ServedModel, started: float) -> None:
         log.info(

@@ -264,7 +264,9 @@ class Store:
                 self._set_state("full" if isinstance(error, StoreFull) else "failing", str(error))
                 lossy = [write for write in batch if not write.must]
                 batch = [write for write in batch if write.must]
-                self._lost += sum(1 for write in lossy if write.result is not None and not write.awaited)
+                self._lost += sum(
+                    1 + len(write.more) for write in lossy if write.result is not None and not write.awaited
+                )
                 for write in lossy:
                     _tell(write, error)
                 if not batch and not self._stopping:
@@ -405,7 +407,9 @@ class Store:
                     added = db.execute(_INSERT_RESULT, row).rowcount
                     outcome = Written(duplicate=added == 0)
                 if not outcome.duplicate:
-                    _note_source(write.result, sources)
+                    results += [_result_row(each, None) for each in write.more]
+                    for each in (write.result, *write.more):
+                        _note_source(each, sources)
             if write.dead_letter is not None and not outcome.duplicate:
                 letter = write.dead_letter
                 place = _place(None if write.result is not None and write.result.frame is not None else frame)

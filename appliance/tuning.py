@@ -11,11 +11,12 @@ import csv
 import io
 import math
 import os
-import statistics
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -26,13 +27,23 @@ from appliance import hardware
 from appliance.codecs import JPEG, TENSORS, sniff
 from appliance.config import Config, ModelConfig
 from appliance.core.golden import answer_of
-from appliance.core.manifest import Precision, Variant
+from appliance.core.manifest import Precision
 from appliance.core.schedule import Gear
 from appliance.core.tensors import Array
 from appliance.errors import ApplianceError, ManifestError, ModelError, ModelTooLarge
 from appliance.repository import ModelVersion, read_check, read_golden
 from appliance.runtimes import Loaders, LoadOptions, default_loaders
-from appliance.served import Input, ServedModel, Tuning, check_golden, find_variant, load, window_from_json
+from appliance.served import (
+    Input,
+    Prepared,
+    ServedModel,
+    Tuning,
+    a_real_input,
+    check_golden,
+    find_variant,
+    load,
+    window_from_json,
+)
 
 log = structlog.get_logger("tuning")
 
@@ -47,6 +58,7 @@ ON_LOOP_P99_S = 100e-6
 _RUNS_MAX = 200
 _RUNS_MIN = 5
 _RUN_S = 0.1
+_ROUNDS = 5
 _BATCHES = (4, 8)
 _FILE = "choices.json"
 
@@ -73,13 +85,16 @@ class Tuner:
         options: LoadOptions,
         pixels_max: int,
         memory_bytes_max: int = 1 << 62,
+        accelerators: str = "",
     ) -> None:
+        """accelerators: whatever else of the box decides what is quick, beside its processor."""
         self._folder = folder
         self._loaders = loaders
         self._options = options
         self._pixels_max = pixels_max
         self._memory_bytes_max = memory_bytes_max
-        self._hardware = hardware.fingerprint()
+        self._hardware = f"{hardware.fingerprint()}/{accelerators}" if accelerators else hardware.fingerprint()
+        self._keeping = threading.Lock()
 
     def load(
         self, version: ModelVersion, config: ModelConfig, *, measure: bool, compile_threads: int = 0
@@ -90,6 +105,8 @@ class Tuner:
         if kept is not None:
             try:
                 return self._load(version, config, kept, options), kept
+            except ModelTooLarge:
+                raise
             except ModelError as error:
                 log.warning("choice_dropped", model=version.manifest.name, reason=str(error))
                 self._keep(version, config, None)
@@ -159,10 +176,11 @@ class Tuner:
     ) -> tuple[ServedModel, Choice]:
         """The plain way first, as the measure of truth; then everything that may be faster."""
         best, choice = self._load(version, config, plain, options), plain
-        probe = _probe(best, version)
+        plainest = best
+        truth = cache(lambda: _check_score(plainest, version))
+        probe = a_real_input(best, version)
         measured = {_named(plain): _ms_each(best, probe, 1, "throughput")}
         refused: dict[str, str] = {}
-        truth = _check_score(best, version)
         # Of what takes no time there is nothing to gain.
         worth = measured[_named(plain)] > WORTH_MS
         for candidate in self._candidates(version, config, plain) if worth else ():
@@ -175,9 +193,9 @@ class Tuner:
                 continue
             if measured[name] * GAIN_MIN > measured[_named(choice)]:
                 continue
-            lost = truth - _check_score(other, version)
-            if lost > LOSS_MAX:
-                refused[name] = f"it loses {lost * 100:.1f} points of the check set, at most {LOSS_MAX * 100:g} may be"
+            reason = _loss(truth, other, version)
+            if reason is not None:
+                refused[name] = reason
                 continue
             best, choice = other, candidate
         tuning = self._tune(best, version, probe, truth, measured, refused)
@@ -201,7 +219,7 @@ class Tuner:
             if variant.name != plain.variant:
                 yield Choice(variant=variant.name)
             if variant.format in ("openvino", "onnx") and variant.precision in ("f32", "f16"):
-                for precision in _reduced(variant, self._options.device):
+                for precision in _reduced(config.device):
                     yield Choice(variant=variant.name, precision=precision)
 
     def _tune(
@@ -209,7 +227,7 @@ class Tuner:
         served: ServedModel,
         version: ModelVersion,
         probe: dict[str, Array],
-        truth: float,
+        truth: Callable[[], float],
         measured: dict[str, float],
         refused: dict[str, str],
     ) -> Tuning:
@@ -238,7 +256,7 @@ class Tuner:
         self,
         served: ServedModel,
         version: ModelVersion,
-        truth: float,
+        truth: Callable[[], float],
         measured: dict[str, float],
         refused: dict[str, str],
     ) -> bool:
@@ -248,26 +266,28 @@ class Tuner:
             return False
         pictures = [(case, read_golden(version, case)) for case in version.manifest.golden]
         pictures = [(case, content) for case, content in pictures if sniff(content) == JPEG]
-        whole = [_seconds(lambda content=content: served.prepare(content, JPEG)) for _, content in pictures]  # type: ignore[misc]
-        served.tune(msgspec.structs.replace(served.tuning, half_size=True))
+        plain = served.tuning
+        whole = [(served.prepare(content, JPEG), _preparation_s(served, content)) for _, content in pictures]
+        served.tune(msgspec.structs.replace(plain, half_size=True))
         try:
-            halved = [_seconds(lambda content=content: served.prepare(content, JPEG)) for _, content in pictures]  # type: ignore[misc]
-            if not pictures or sum(halved) * GAIN_MIN > sum(whole):
+            halved = [(served.prepare(content, JPEG), _preparation_s(served, content)) for _, content in pictures]
+            # A picture that is too small to be halved shows nothing.
+            shown = any(_differ(before, after) for (before, _), (after, _) in zip(whole, halved, strict=True))
+            before_s, after_s = sum(seconds for _, seconds in whole), sum(seconds for _, seconds in halved)
+            if not shown or after_s * GAIN_MIN > before_s:
                 return False
-            measured["whole JPEG, preparation"] = statistics.mean(whole) * 1000
-            measured["half-size JPEG, preparation"] = statistics.mean(halved) * 1000
+            measured["whole JPEG, preparation"] = before_s / len(pictures) * 1000
+            measured["half-size JPEG, preparation"] = after_s / len(pictures) * 1000
             for case, content in pictures:
                 check_golden(served, case, content)
-            lost = truth - _check_score(served, version)
-            if lost > LOSS_MAX:
-                refused[name] = f"it loses {lost * 100:.1f} points of the check set"
-                return False
+            reason = _loss(truth, served, version)
         except ModelError as error:
-            refused[name] = str(error)
-            return False
+            reason = str(error)
         finally:
-            served.tune(msgspec.structs.replace(served.tuning, half_size=False))
-        return True
+            served.tune(plain)
+        if reason is not None:
+            refused[name] = reason
+        return reason is None
 
     def _key(self, version: ModelVersion, config: ModelConfig) -> str:
         """What was measured under another word of the site is another choice."""
@@ -286,16 +306,17 @@ class Tuner:
     def _keep(self, version: ModelVersion, config: ModelConfig, choice: Choice | None) -> None:
         if self._folder is None:
             return
-        choices = self._read()
-        choices.pop(self._key(version, config), None)
-        if choice is not None:
-            choices[self._key(version, config)] = choice
-        path = self._folder / _FILE
-        fresh = path.with_suffix(".new")
+        key = self._key(version, config)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            fresh.write_bytes(msgspec.json.format(msgspec.json.encode(choices)))
-            os.replace(fresh, path)
+            with self._keeping:
+                choices = self._read()
+                choices.pop(key, None)
+                if choice is not None:
+                    choices[key] = choice
+                self._folder.mkdir(parents=True, exist_ok=True)
+                fresh = self._folder / f"choices.{os.getpid()}.new"
+                fresh.write_bytes(msgspec.json.format(msgspec.json.encode(choices)))
+                os.replace(fresh, self._folder / _FILE)
         except OSError as error:
             log.warning("choice_not_kept", reason=str(error))
             with suppress(OSError):
@@ -310,7 +331,7 @@ def _overruled(tuning: Tuning, config: ModelConfig) -> Tuning:
     return tuning
 
 
-def _reduced(variant: Variant, device: str) -> tuple[Precision, ...]:
+def _reduced(device: str) -> tuple[Precision, ...]:
     """Precisions that a CPU, or another device, may run faster than the variant's."""
     return ("bf16",) if device == "CPU" else ("f16",)
 
@@ -319,30 +340,15 @@ def _named(choice: Choice) -> str:
     return choice.variant if choice.precision is None else f"{choice.variant} in {choice.precision}"
 
 
-def _probe(served: ServedModel, version: ModelVersion) -> dict[str, Array]:
-    """A real input: the first golden case, or zeros."""
-    for case in version.manifest.golden[:1]:
-        content, media_type = read_golden(version, case), case.media_type
-        if served.kind == "window":
-            content, media_type = window_from_json(content)
-        elif served.kind == "tensor":
-            media_type = TENSORS
-        return served.prepare(content, media_type).tensors
-    return {
-        spec.name: np.zeros([size if size > 0 else 1 for size in spec.shape], spec.dtype)
-        for spec in version.manifest.inputs
-    }
-
-
 def _ms_each(served: ServedModel, probe: dict[str, Array], batch: int, gear: Gear) -> float:
     tensors = probe if batch == 1 else {name: np.concatenate([each] * batch) for name, each in probe.items()}
     return _seconds(lambda: served.infer(tensors, gear)) * 1000 / batch
 
 
 def _p99_s(served: ServedModel, probe: dict[str, Array]) -> float:
-    """At work, in this thread: what else the machine does at this moment is not the model's fault."""
-    times = sorted(_times(lambda: served.infer(probe, "throughput"), time.thread_time))
-    return times[int(len(times) * 0.99)]
+    """At work, in this thread, the best of some rounds: what else the machine does now is not the model's fault."""
+    rounds = (sorted(_times(lambda: served.infer(probe, "throughput"), time.thread_time)) for _ in range(_ROUNDS))
+    return min(times[int(len(times) * 0.99)] for times in rounds)
 
 
 def _seconds(run: Callable[[], object]) -> float:
@@ -360,6 +366,26 @@ def _times(run: Callable[[], object], clock: Callable[[], float] = time.perf_cou
         run()
         times.append(clock() - began)
     return times
+
+
+def _preparation_s(served: ServedModel, content: bytes) -> float:
+    return _seconds(lambda: served.prepare(content, JPEG))
+
+
+def _differ(before: Prepared, after: Prepared) -> bool:
+    return any(not np.array_equal(array, after.tensors[name]) for name, array in before.tensors.items())
+
+
+def _loss(truth: Callable[[], float], served: ServedModel, version: ModelVersion) -> str | None:
+    """Why the answers have become worse than they may; None: they have not."""
+    try:
+        lost = truth() - _check_score(served, version)
+    except ManifestError as error:
+        # Without a good check set nothing is chosen that may change an answer.
+        return str(error)
+    if lost <= LOSS_MAX:
+        return None
+    return f"it loses {lost * 100:.1f} points of the check set, at most {LOSS_MAX * 100:g} may be"
 
 
 def _check_score(served: ServedModel, version: ModelVersion) -> float:
@@ -414,4 +440,5 @@ def make_tuner(config: Config, loaders: Loaders) -> Tuner:
         compiled_bytes_max=config.compiled.bytes_max,
     )
     budget = config.lanes.memory_bytes_max or hardware.memory_bytes() * 3 // 4
-    return Tuner(folder, loaders, options, config.pixels_max, budget)
+    delegates = " ".join(delegate.path for delegate in config.tflite.delegates)
+    return Tuner(folder, loaders, options, config.pixels_max, budget, delegates)

@@ -44,9 +44,12 @@ def stale(beats: Mapping[str, Beat], now: float) -> list[str]:
 class Watchdog:
     """A thread that calls `ticks` five times a second and pings systemd while every beat is fresh."""
 
-    def __init__(self, beats: Mapping[str, Beat], ticks: list[Callable[[float], None]]) -> None:
+    def __init__(
+        self, beats: Mapping[str, Beat], ticks: list[Callable[[float], None]], on_loop_lost: Callable[[str], None]
+    ) -> None:
         self._beats = beats
         self._ticks = ticks
+        self._on_loop_lost = on_loop_lost
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -74,6 +77,9 @@ class Watchdog:
             found = stale(self._beats, now)
             if found and found != silent:
                 log.error("no_heartbeat", parts=found)
+            if "loop" in found and "loop" in silent:
+                # Where nobody else watches, a box whose HTTP loop is gone would stay silent for ever.
+                self._on_loop_lost("the HTTP loop does not beat")
             silent = found
             if not found:
                 notify("WATCHDOG=1")

@@ -79,11 +79,13 @@ Done = Callable[[Written | StoreError], None]
 class Write(msgspec.Struct, frozen=True, kw_only=True):
     """What is committed together.
 
+    more: further results of the same input, which come with the first or, if that is a duplicate, not at all.
     must: keep and try again for as long as the disk refuses. awaited: somebody waits for the commit.
     """
 
     reading: NewReading | None = None
     result: NewResult | None = None
+    more: tuple[NewResult, ...] = ()
     dead_letter: DeadLetter | None = None
     cursor: Cursor | None = None
     receipt: Receipt | None = None
@@ -100,7 +102,7 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
         """Bytes it holds in memory, roughly."""
         frame = self.result.frame if self.result is not None else None
         return (
-            500
+            500 * (1 + len(self.more))
             + (len(frame) if frame else 0)
             + (len(self.reading.samples) if self.reading is not None else 0)
             + (len(self.dead_letter.payload) if self.dead_letter is not None else 0)

@@ -11,6 +11,15 @@ from benchmarks.ratios import Interval, Round, best_of, interval, paired, reache
 LITSERVE, MLSERVER = "LitServe", "MLServer"
 
 
+WITHOUT_TARGET = {
+    FASTAPI_ON_LOOP: "runs the tiny network on its event loop: one slow inference would hold up every caller, so "
+    "nobody serves a model that way who has more than one",
+    FASTAPI_BY_HAND: "reads the body as bytes and parses it with orjson, past the framework's own way to declare it",
+    MLSERVER_BY_HAND: "is a handler that takes the JPEG as it is, past the protocol that MLServer is for",
+}
+"""Ways that are shown, and why no figure is to be reached against them."""
+
+
 class Figure(NamedTuple):
     """The appliance's `field` in `cell` against a family's, or against its own `against_field`.
 

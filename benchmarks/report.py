@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.figures import Figure, Found
+from benchmarks.figures import WITHOUT_TARGET, Figure, Found
 from benchmarks.ratios import Interval, Round, lost
 
 Summary = dict[str, Any]
@@ -66,6 +66,7 @@ def table(
         for part in (
             _head(machine, rounds),
             _figures(found),
+            _notes(found, len(rounds)),
             _measurements(rounds),
             _alone(rounds),
             _tuned(tuned),
@@ -104,6 +105,19 @@ def _figures(found: Sequence[Found]) -> str:
         against = figure.against or ""
         value = spread(each.interval, figure.unit)
         lines.append(f"| {figure.work} | {against} | {_number(each.ours)} | {theirs} | {value} | {target} | {mark} |")
+    return "\n".join(lines)
+
+
+def _notes(found: Sequence[Found], rounds: int) -> str:
+    """What the table cannot say: ways without a target, and figures of fewer rounds than the run."""
+    shown = {each.figure.against for each in found}
+    lines = [
+        f"- {family} {what}. To reach is the request-per-thread way, done well, and each framework's own way in; this "
+        f"one is shown beside them, with no target."
+        for family, what in WITHOUT_TARGET.items()
+        if family in shown
+    ]
+    lines += [f"- {each.figure.work}: of {each.rounds} rounds." for each in found if each.rounds < rounds]
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("device", type=click.Choice(["camera", "plc"]))
+@click.argument("device", type=click.Choice(["camera", "belt", "plc"]))
 @click.option("--host", default="127.0.0.1", show_default=True, help="the box, or a broker")
 @click.option("--port", type=click.IntRange(1, 65535), default=1883, show_default=True)
 @click.option("--topic", required=True, help="where to publish, e.g. in/surface/camera-1")
@@ -43,7 +43,7 @@ def simulate(
     count: int | None,
     with_parent: bool,
 ) -> None:
-    """Publish as a camera (pictures) or a PLC (vibration) would, until stopped."""
+    """Publish as a camera (over surfaces, or over a belt with parts) or a PLC (vibration) would, until stopped."""
     try:
         from provisioning.simulate import camera, plc, publish
     except ModuleNotFoundError as error:
@@ -51,7 +51,10 @@ def simulate(
             f"{error.name} is missing; pip install 'edge-inference-appliance[demo]' brings it"
         ) from error
     boot = str(int(time.time()))
-    messages = camera(seed, every_s, boot) if device == "camera" else plc(seed, boot)
+    if device == "plc":
+        messages = plc(seed, boot)
+    else:
+        messages = camera(seed, every_s, boot, "belt" if device == "belt" else "surface")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -15,7 +15,7 @@ from appliance.config import load
 @options.place
 @options.as_json
 def doctor(path: Path | None, data_dir: str | None, models_dir: str | None, as_json: bool) -> None:
-    """Examine this machine: runtimes, devices, disk, ports, models.
+    """Examine this machine: runtimes, devices, memory, disk, models, clock, ports, broker, endpoints.
 
     Exit codes: 0 all that is needed works, 1 something essential fails, 2 wrong option or configuration.
     """

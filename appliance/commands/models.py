@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from appliance.commands import options
-from appliance.config import Config, load, shipped_models_dir
+from appliance.config import Config, load
 from appliance.errors import ImportRefused, ModelError
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def list_models(path: Path | None, data_dir: str | None, models_dir: str | None,
 
     Exit codes: 0 all is well, 1 a version cannot be used.
     """
-    from appliance.repository import scan
+    from appliance.repository import model_roots, scan
 
-    good, broken = scan(_roots(load(path, data_dir=data_dir, models_dir=models_dir)))
+    good, broken = scan(model_roots(load(path, data_dir=data_dir, models_dir=models_dir)))
     listed = [_listed(version) for version in good]
     listed += [
         {
@@ -189,18 +189,11 @@ def tune_command(name: str, path: Path | None, data_dir: str | None, models_dir:
     )
 
 
-def _roots(config: Config) -> list[Path]:
-    """Where a box with this configuration looks for models; the later folder wins."""
-    roots = [Path(config.models_dir) if config.models_dir else shipped_models_dir()]
-    installed = Path(config.data_dir) / "models"
-    return [*roots, installed] if installed.is_dir() else roots
-
-
 def _find(config: Config, name: str, version: str | None) -> ModelVersion:
     from appliance.errors import ModelNotFound
-    from appliance.repository import scan
+    from appliance.repository import model_roots, scan
 
-    good, broken = scan(_roots(config))
+    good, broken = scan(model_roots(config))
     named = [each for each in good if each.manifest.name == name and version in (None, each.manifest.version)]
     if named:
         return max(named, key=lambda each: int(each.manifest.version))

@@ -86,6 +86,10 @@ class Boxes(_Part, frozen=True, kw_only=True):
     iou_max: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.45
     boxes_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 300
 
+    def shape(self, labels: int) -> tuple[int, int, int]:
+        """Of the output, with -1 for n."""
+        return {"yolov8": (1, 4 + labels, -1), "yolov5": (1, -1, 5 + labels), "yolov10": (1, -1, 6)}[self.form]
+
 
 class Postprocess(_Part, frozen=True, kw_only=True):
     """Which outputs hold what. Without `score`, the score is 1 - p(normal_label).
@@ -244,13 +248,36 @@ class ModelManifest(_Part, frozen=True, kw_only=True):
                 raise ValueError(
                     f"input {self.inputs[0].name!r} has shape {list(axes)}, a picture needs [-1, {', '.join(wanted)}]"
                 )
+        shapes = {spec.name: spec.shape for spec in self.outputs}
+        boxes = self.postprocess.boxes
+        if boxes is not None:
+            if boxes.form != "yolov10" and not self.labels:
+                raise ValueError(f"postprocess.boxes: {boxes.form} needs the labels, one per class of the head")
+            if not _may_be(shapes[boxes.output], boxes.shape(len(self.labels))):
+                raise ValueError(
+                    f"postprocess.boxes: output {boxes.output!r} has shape {list(shapes[boxes.output])}, {boxes.form} "
+                    f"with {len(self.labels)} labels is {list(boxes.shape(len(self.labels)))} (-1: any size)"
+                )
+        heatmap = self.postprocess.heatmap
+        if heatmap is not None and not any(_may_be(shapes[heatmap], each) for each in ((1, -1, -1), (1, -1, -1, 1))):
+            raise ValueError(
+                f"postprocess.heatmap: output {heatmap!r} has shape {list(shapes[heatmap])}, a heat map is "
+                "[-1, rows, columns] or [-1, rows, columns, 1]"
+            )
         if self.postprocess.classes is not None:
-            shape = next(spec.shape for spec in self.outputs if spec.name == self.postprocess.classes)
+            shape = shapes[self.postprocess.classes]
             if not self.labels or shape[-1] != len(self.labels):
                 raise ValueError(
                     f"postprocess.classes: output {self.postprocess.classes!r} has shape {list(shape)}, which does not "
                     f"fit {len(self.labels)} labels"
                 )
+
+
+def _may_be(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Free axes (-1), on either side, may have any size."""
+    return len(shape) == len(wanted) and all(
+        -1 in pair or pair[0] == pair[1] for pair in zip(shape, wanted, strict=True)
+    )
 
 
 def parse_manifest(text: bytes, where: str) -> ModelManifest:

@@ -9,6 +9,7 @@ Sources: the protocol's HTTP page, Triton's extensions `binary_data`, `classific
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import struct
@@ -28,6 +29,8 @@ except ImportError:  # there is no wheel for every Python; the same answers, at 
     simdjson = None  # type: ignore[assignment]
 
 HEADER_LENGTH = "inference-header-content-length"
+ELEMENTS_MAX = 256
+"""Of a BYTES tensor in a request: each is an encoded picture."""
 
 _DTYPES: dict[str, str] = {
     "BOOL": "bool",
@@ -145,6 +148,11 @@ def parse_request(body: bytes, json_bytes: int | None = None) -> InferRequest:
     wire, data = _read(head, _REQUEST, _WireRequest, "inputs")
     if not wire.inputs:
         raise DecodeError("'inputs' is empty; send every input of the model")
+    for each in wire.inputs:
+        if each.datatype == "BYTES" and math.prod(each.shape) > ELEMENTS_MAX:
+            raise ShapeError(
+                f"input {each.name!r} is BYTES of shape {_short(each.shape)}; send at most {ELEMENTS_MAX} elements"
+            )
     inputs = _tensors("input", wire.inputs, data, body, json_bytes, least=1)
     parameters = wire.parameters or {}
     binary = _flag(parameters.get("binary_data_output"), "binary_data_output")
@@ -216,12 +224,13 @@ def classify(scores: Array, count: int, labels: Sequence[str]) -> Array:
     """
     rows = scores.reshape(len(scores), -1)
     best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
-    texts = np.empty(best.shape, object)
-    for row, places in enumerate(best):
-        for rank, index in enumerate(places):
-            label = f":{labels[index]}" if index < len(labels) else ""
-            texts[row, rank] = f"{rows[row, index]:f}:{index}{label}".encode()
-    return texts
+    values = np.take_along_axis(rows, best, axis=1)
+    names = [f"{index}:{labels[index]}" if index < len(labels) else str(index) for index in range(rows.shape[1])]
+    texts = [
+        f"{value:f}:{names[index]}".encode()
+        for value, index in zip(values.ravel().tolist(), best.ravel().tolist(), strict=True)
+    ]
+    return _objects(texts).reshape(best.shape)
 
 
 def _read(head: bytes, decoder: msgspec.json.Decoder[T], kind: type[T], field: str) -> tuple[T, list[Any] | None]:
@@ -243,23 +252,40 @@ def _read_fast(head: bytes, kind: type[T], field: str) -> tuple[T, list[Any]] | 
         document = simdjson.Parser().parse(head)
         if not isinstance(document, simdjson.Object) or field not in document:
             return None
-        plain: dict[str, Any] = _fields(document, kind, field)
-        plain[field], data = _without_data(document[field])
-    except (ValueError, RuntimeError):
+        found = document[field]
+        if not isinstance(found, simdjson.Array):
+            return None
+        tensors: list[Any] = list(found)
+        if not all(isinstance(each, simdjson.Object) for each in tensors):
+            return None
+        plain = _fields(document, kind, field)
+        plain[field] = [_fields(each, _WireTensor, "data") for each in tensors]
+        data: list[Any] = [each.get("data", msgspec.UNSET) for each in tensors]
+        known = [*plain.values(), *(each.get("shape") for each in plain[field])]
+        arrays = sum(isinstance(each, list) for each in known)
+        arrays += sum(_arrays(each, tensor.get("shape")) for each, tensor in zip(data, plain[field], strict=True))
+    except (ValueError, RuntimeError, TypeError, LookupError):
         return None
-    return msgspec.convert(plain, kind), data
+    # simdjson flattens data of any nesting. With a bracket for each known array and no more, there is no other array.
+    return (msgspec.convert(plain, kind), data) if head.count(b"[") == arrays else None
 
 
-def _without_data(tensors: Any) -> tuple[Any, list[Any]]:
-    if not isinstance(tensors, simdjson.Array):
-        return _plain(tensors), []
-    plain, data = [], []
-    for tensor in tensors:
-        if not isinstance(tensor, simdjson.Object):
-            return tensors.as_list(), []
-        plain.append(_fields(tensor, _WireTensor, "data"))
-        data.append(tensor.get("data", msgspec.UNSET))
-    return plain, data
+def _arrays(data: Any, shape: Any) -> int:
+    """How many arrays flat data, or data nested in its shape, is made of. Any other may raise anything."""
+    if not isinstance(data, simdjson.Array):
+        return 0
+    if not len(data) or not isinstance(data[0], simdjson.Array):
+        return 1
+    level: list[Any] = [data]
+    count = 1
+    for size in shape[:-1]:
+        if set(map(len, level)) != {size}:
+            raise ValueError
+        level = list(itertools.chain.from_iterable(level))
+        count += len(level)
+    if set(map(len, level)) != {shape[-1]}:
+        raise ValueError
+    return count
 
 
 def _fields(found: Any, kind: type[Any], but: str) -> dict[str, Any]:
@@ -359,7 +385,7 @@ def _from_json(side: str, tensor: _WireTensor, data: Any) -> Array:
         elif isinstance(data, msgspec.Raw):
             array = _small_numbers(datatype, data, shape)
         else:
-            array = _simd_numbers(datatype, data, shape)
+            array = _simd_numbers(datatype, data)
     except ApplianceError as error:
         raise type(error)(f"{side} {tensor.name!r}: {error}") from error
     except (msgspec.DecodeError, TypeError, ValueError, OverflowError, RuntimeError, RecursionError) as error:
@@ -380,25 +406,11 @@ def _small_numbers(datatype: str, data: msgspec.Raw, shape: list[int]) -> Array:
     return _narrowed(datatype, np.array(values, _wide(datatype)))
 
 
-def _simd_numbers(datatype: str, data: Any, shape: list[int]) -> Array:
+def _simd_numbers(datatype: str, data: Any) -> Array:
     if not isinstance(data, simdjson.Array):
         raise ShapeError("its data is not an array")
-    if len(data) and isinstance(data[0], simdjson.Array):
-        _check_nesting(data, shape)
     wide = np.dtype(_wide(datatype))
     return _narrowed(datatype, np.frombuffer(data.as_buffer(of_type=_SIMD_TYPES[wide.kind]), wide))
-
-
-def _check_nesting(data: Any, shape: list[int]) -> None:
-    """Whether nested data has the shape that is said, so that no transposed tensor goes through unseen."""
-    sizes: list[int] = []
-    while isinstance(data, simdjson.Array) and len(sizes) <= _AXES_MAX:
-        sizes.append(len(data))
-        if not sizes[-1]:
-            break
-        data = data[0]
-    if sizes != shape:
-        raise ShapeError(f"its data is nested as {sizes}, its shape is {_short(shape)}; nest it so, or send it flat")
 
 
 def _wide(datatype: str) -> str:

@@ -42,7 +42,7 @@ def postprocess(
         placement = placement or place(picture, manifest.preprocess, manifest.inputs[0])
         regions = decode_boxes(outputs[steps.boxes.output], steps.boxes, manifest.labels, placement, picture)
     if steps.heatmap is not None and picture is not None:
-        cells = np.clip(outputs[steps.heatmap].reshape(outputs[steps.heatmap].shape[1:3]), 0.0, 1.0)
+        cells = _cells(outputs[steps.heatmap])
         rows, columns = cells.shape
         heatmap = HeatMap(rows, columns, (cells * 255.0 + 0.5).astype(np.uint8).tobytes())
         if regions is None:
@@ -79,6 +79,17 @@ def _score(
     if normal_label is not None:
         return next((round(1.0 - each.score, SCORE_DIGITS) for each in classes if each.label == normal_label), None)
     return None
+
+
+def _cells(output: Array) -> Array:
+    """(rows, columns) of 0..1, of a heat map with or without a last axis for its one channel."""
+    shape = output.shape
+    if shape[:1] != (1,) or len(shape) < 3 or shape[3:] not in ((), (1,)) or 0 in shape:
+        raise InferenceError(
+            f"the model gave a heat map of shape {list(shape)}, not [1, rows, columns]; correct the manifest"
+        )
+    cells: Array = np.clip(output.reshape(shape[1:3]), 0.0, 1.0)
+    return cells
 
 
 def _regions(cells: npt.NDArray[np.float32], least: float, label: str, picture: tuple[int, int]) -> tuple[Region, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
@@ -80,31 +80,26 @@ class Call:
         declared = self.headers.get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > self._body_bytes_max:
             raise self._too_large()
-        message = await self._receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
-            first: bytes = message.get("body", b"")
-            if len(first) > self._body_bytes_max:
-                raise self._too_large()
-            return first
         try:
             async with asyncio.timeout(self._body_s_max):
-                return await self._gather(message)
+                return await self._gather()
         except TimeoutError as error:
             raise DecodeError(
                 f"the body did not arrive within {self._body_s_max:g} s; send it faster or smaller"
             ) from error
 
-    async def _gather(self, message: Any) -> bytes:
+    async def _gather(self) -> bytes:
         body = bytearray()
         while True:
+            message = await self._receive()
             if message["type"] != "http.request":
                 raise HungUp
-            body += message.get("body", b"")
-            if len(body) > self._body_bytes_max:
+            part: bytes = message.get("body", b"")
+            if len(body) + len(part) > self._body_bytes_max:
                 raise self._too_large()
             if not message.get("more_body"):
-                return bytes(body)
-            message = await self._receive()
+                return bytes(body + part) if body else part
+            body += part
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(
@@ -174,6 +169,12 @@ async def await_answer(future: Future[T]) -> T:
 def wrong_method(call: Call, allow: str) -> WrongMethod:
     """allow: the methods that a door takes at this path."""
     return WrongMethod(f"{call.method} is not allowed at {call.path}; send {allow}", allow)
+
+
+def cache_headers(cached: Iterable[bool | None]) -> dict[str, str]:
+    """X-Cache: `hit` when the cache gave all of the answers; nothing when it was asked for none of them (None)."""
+    asked = [each for each in cached if each is not None]
+    return {"X-Cache": "hit" if all(asked) else "miss"} if asked else {}
 
 
 def one_line(text: str) -> str:

@@ -36,7 +36,8 @@ class Form(msgspec.Struct, frozen=True):
 def parse_form(body: bytes, content_type: str) -> Form:
     """content_type: the whole header, since it names the boundary.
 
-    Raises DecodeError for a form that is malformed or cut off, FieldError for a field that is given twice.
+    Fields are UTF-8, whatever character set a part claims. Raises DecodeError for a form that is malformed or cut off,
+    FieldError for a field that is given twice.
     """
     form = Form({}, [])
     try:
@@ -64,7 +65,8 @@ def _add(form: Form, segment: MultipartSegment, content: bytes) -> None:
     if segment.name in form.fields:
         raise FieldError(f"form field {segment.name[:40]!r} is given twice; give it once")
     try:
-        form.fields[segment.name] = content.decode(segment.charset or "utf-8")
-    except (UnicodeDecodeError, LookupError) as error:
-        # Text that is not in the character set it claims, or in none that is known.
-        raise DecodeError(f"the form cannot be read: {error}; send its fields as UTF-8") from error
+        form.fields[segment.name] = content.decode()
+    except UnicodeDecodeError as error:
+        raise DecodeError(
+            f"form field {segment.name[:40]!r} is not text in UTF-8; if it is a picture, send it as a file, with a name"
+        ) from error

@@ -9,8 +9,9 @@ at any other door; `parameters` of a request may say `part`, `lot`, `recipe`, `s
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,24 +26,26 @@ from appliance.core.protocol import InferenceRequest, Priority
 from appliance.core.tensors import Array, TensorSpec
 from appliance.errors import (
     ApplianceError,
+    BodyTooLarge,
     CompressionError,
     DTypeError,
     FieldError,
     MediaTypeError,
     ModelError,
     ModelNotFound,
+    ModelNotReady,
     NotFound,
     ShapeError,
     VersionNotFound,
 )
-from appliance.fields import base64_bytes
-from appliance.http.call import Call, Door, Reply, await_answer, error_json
-from appliance.http.numbers import PARSED_ON_LOOP_MAX
+from appliance.fields import base64_bytes, check_source
+from appliance.http.call import Call, Door, Reply, await_answer, cache_headers, error_json, wrong_method
+from appliance.http.numbers import BYTES_PER_NUMBER, PARSED_ON_LOOP_MAX
 from appliance.http.origin import FIELDS, deadline_s, origin
-from appliance.http.problems import retry_headers, status_of
-from appliance.http.several import judge_all
+from appliance.http.problems import error_headers, retry_headers, status_of
+from appliance.http.several import hurried, judge_pictures
 from appliance.http.status import Status
-from appliance.pipeline import Answer, Pipeline, Recording, now
+from appliance.pipeline import Answer, Pipeline, now
 from appliance.served import ServedModel, Stats
 from appliance.slots import Slot, Slots
 
@@ -57,12 +60,12 @@ EXTENSIONS = (
 )
 DEFAULT_SOURCE = "oip"
 
-_PICTURES_MAX = 256
+_REPOSITORY_BODY_BYTES_MAX = 64 << 10
 _COMPRESSED_FROM = 1024
 """Bytes of an answer; below, the headers weigh more than what is saved."""
 
-_BYTES_PER_NUMBER = 10
-"""About what a number takes in JSON."""
+_NUMBERS_PER_SCORE = 8
+"""To rank a score and name its class costs about as much as to write so many numbers."""
 
 _PLATFORMS = {"openvino": "openvino", "onnx": "onnx", "tflite": "tensorflow_lite", "remote": "remote"}
 _STATES = {"ready": "READY", "loading": "LOADING", "failed": "UNAVAILABLE", "unloaded": "UNAVAILABLE"}
@@ -70,6 +73,15 @@ _ACCEPTED = {"float32": ("FP32", "FP16", "BF16")}
 """What an input takes, where that is more than its own datatype: what it can hold without a loss."""
 
 _encode = msgspec.json.Encoder().encode
+
+
+class _Asked(msgspec.Struct, frozen=True, eq=False):
+    """A request that fits its model. pictures: encoded; None: the input is `tensors`."""
+
+    wire: oip.InferRequest
+    outputs: Sequence[oip.AskedOutput]
+    tensors: dict[str, Array] | None
+    pictures: list[bytes] | None
 
 
 def oip_door(pipeline: Pipeline, slots: Slots, status: Status, config: HttpConfig) -> Door:
@@ -86,24 +98,19 @@ class _Server:
         self._body_bytes_max = body_bytes_max
 
     async def answer(self, call: Call) -> Reply:
-        posts = call.method == "POST"
-        match call.segments[1:]:
-            case ["models", model, "infer"] if posts:
-                return await self._infer(call, model, None)
-            case ["models", model, "versions", version, "infer"] if posts:
-                return await self._infer(call, model, version)
-            case ["repository", "index"] if posts:
-                return self._index(await call.body())
-            case ["repository", "models", model, "load" | "unload" as action] if posts:
-                return await self._change(model, action, await call.body())
-            case ["models", _, "infer"] | ["models", _, "versions", _, "infer"] | ["repository", *_]:
-                return _method_refused(call, "POST")
-        if call.method not in ("GET", "HEAD"):
-            return _method_refused(call, "GET")
-        return self._show(call.segments[1:])
-
-    def _show(self, path: Sequence[str]) -> Reply:
+        path = call.segments[1:]
+        allow = _methods(call, path)
+        if call.method not in allow.split(", "):
+            raise wrong_method(call, allow)
         match path:
+            case ["models", model, "infer"]:
+                return await self._infer(call, model, None)
+            case ["models", model, "versions", version, "infer"]:
+                return await self._infer(call, model, version)
+            case ["repository", "index"]:
+                return self._index(await call.body())
+            case ["repository", "models", model, action]:
+                return await self._change(model, action, await call.body())
             case []:
                 return _json({"name": SERVER, "version": __version__, "extensions": EXTENSIONS})
             case ["health", "live"]:
@@ -113,12 +120,9 @@ class _Server:
                 return _json({"ready": ready}, 200 if ready else 503)
             case ["models", "stats"]:
                 return _json({"model_stats": [_stats(slot.served) for slot in self._slots.slots() if slot.served]})
-            case ["models", model, *rest]:
-                version = None
-                if len(rest) >= 2 and rest[0] == "versions":
-                    version, rest = rest[1], rest[2:]
-                return self._show_model(model, version, rest)
-        raise NotFound("there is nothing here; GET /v2 tells the server, POST /v2/models/{model}/infer asks it")
+            case ["models", model, "versions", version, *what]:
+                return self._show_model(model, version, what)
+        return self._show_model(path[1], None, path[2:])
 
     def _show_model(self, model: str, version: str | None, what: Sequence[str]) -> Reply:
         if what == ["ready"]:
@@ -126,13 +130,11 @@ class _Server:
             return _json({"name": model, "ready": ready}, 200 if ready else 503)
         served = self._slots.choose(model, version)
         match what:
-            case []:
-                return _json(_metadata(served))
             case ["config"]:
                 return _json(_config(served))
             case ["stats"]:
                 return _json({"model_stats": [_stats(served)]})
-        raise NotFound(f"model {model} has no {'/'.join(what)[:80]!r}; there are ready, config, stats and infer")
+        return _json(_metadata(served))
 
     def _is_ready(self, model: str, version: str | None) -> bool:
         try:
@@ -156,6 +158,7 @@ class _Server:
         return Reply(b"")
 
     async def _infer(self, call: Call, model: str, version: str | None) -> Reply:
+        began = time.monotonic()
         body = await call.body()
         coding = call.header("content-encoding").strip().lower()
         if coding not in ("", "identity"):
@@ -163,56 +166,37 @@ class _Server:
             body = await asyncio.to_thread(decompress, body, coding, self._body_bytes_max)
         served = self._slots.choose(model, version)
         length = oip.header_length(call.header(oip.HEADER_LENGTH), len(body))
-        if length == 0:
-            asked = _raw(body, served.manifest)
-        elif (len(body) if length is None else length) > PARSED_ON_LOOP_MAX:
-            asked = await asyncio.to_thread(oip.parse_request, body, length)
+        if _takes_long_to_read(body, length):
+            asked = await asyncio.to_thread(_read, body, length, served.manifest)
         else:
-            asked = oip.parse_request(body, length)
-        outputs = _outputs(asked, served.manifest)
-        pictures = _pictures(asked, served.manifest)
-        source, part = origin(call, _given(asked.parameters), DEFAULT_SOURCE)
+            asked = _read(body, length, served.manifest)
+        parameters = asked.wire.parameters
+        source, part = origin(call, _given(parameters), DEFAULT_SOURCE)
         request = InferenceRequest(
             model=model,
             version=version,
-            tensors=_arrays(asked, served.manifest) if pictures is None else None,
+            tensors=asked.tensors,
             outputs=True,
             source=source,
             door="oip",
             part=part,
             at=now(),
-            durable=asked.parameters.get("durable") is True,
-            priority=_priority(asked.parameters.get("priority")),
-            deadline_s=_timeout_s(asked.parameters.get("timeout"), call),
+            durable=_durable(parameters.get("durable")),
+            priority=_priority(parameters.get("priority")),
+            deadline_s=_timeout_s(parameters.get("timeout"), call),
             on_loop=True,
         )
-        if pictures is None:
-            answers = [await await_answer(self._pipeline.submit(request))]
+        if asked.pictures is None:
+            answers = [await await_answer(self._pipeline.submit(hurried(request, began)))]
         else:
-            answers = await self._judge(request, pictures)
-        tensors = [_answered(output, answers, served.manifest) for output in outputs]
-        size = sum(array.size for _, array, binary in tensors if not binary)
-        if size * _BYTES_PER_NUMBER > PARSED_ON_LOOP_MAX:
-            text, ends = await asyncio.to_thread(_encode_answer, served, asked.id, tensors, answers)
+            answers = await judge_pictures(self._pipeline, request, asked.pictures, began)
+        _check_one_model(answers, asked.outputs, served)
+        labels = served.manifest.labels
+        if _numbers(answers, asked.outputs) * BYTES_PER_NUMBER > PARSED_ON_LOOP_MAX:
+            text, ends = await asyncio.to_thread(_encode_answer, asked, answers, labels)
         else:
-            text, ends = _encode_answer(served, asked.id, tensors, answers)
-        return await _reply(text, ends, call)
-
-    async def _judge(self, request: InferenceRequest, pictures: Sequence[bytes]) -> list[Answer]:
-        """Each of the encoded pictures."""
-        outcomes = await judge_all(
-            self._pipeline,
-            [
-                (msgspec.structs.replace(request, body=picture, media_type=sniff(picture)), Recording())
-                for picture in pictures
-            ],
-        )
-        answers = []
-        for outcome in outcomes:
-            if isinstance(outcome, ApplianceError):
-                raise outcome
-            answers.append(outcome)
-        return answers
+            text, ends = _encode_answer(asked, answers, labels)
+        return await _reply(text, ends, call, cache_headers(answer.cached for answer in answers))
 
 
 def decompress(body: bytes, coding: str, bytes_max: int) -> bytes:
@@ -239,8 +223,23 @@ def decompress(body: bytes, coding: str, bytes_max: int) -> bytes:
     return content
 
 
-async def _reply(text: bytes, json_bytes: int | None, call: Call) -> Reply:
-    headers = {}
+def _methods(call: Call, path: Sequence[str]) -> str:
+    """What is taken at a path. Raises NotFound when there is nothing."""
+    match path:
+        case ["models", _, "infer"] | ["models", _, "versions", _, "infer"]:
+            return "POST"
+        case ["repository", "index"] | ["repository", "models", _, "load" | "unload"]:
+            return "POST"
+        case [] | ["health", "live" | "ready"] | ["models", _] | ["models", _, "versions", _]:
+            return "GET, HEAD"
+        case ["models", _, "ready" | "config" | "stats"] | ["models", _, "versions", _, "ready" | "config" | "stats"]:
+            return "GET, HEAD"
+    raise NotFound(
+        f"there is nothing at {call.path[:200]}; GET /v2 tells the server, POST /v2/models/{{model}}/infer asks it"
+    )
+
+
+async def _reply(text: bytes, json_bytes: int | None, call: Call, headers: dict[str, str]) -> Reply:
     media_type = "application/json"
     if json_bytes is not None:
         headers["Inference-Header-Content-Length"] = str(json_bytes)
@@ -255,6 +254,21 @@ async def _reply(text: bytes, json_bytes: int | None, call: Call) -> Reply:
 
 def _compress(text: bytes, coding: str) -> bytes:
     return zlib.compress(text, 1, 31 if coding == "gzip" else 15)
+
+
+def _takes_long_to_read(body: bytes, length: int | None) -> bool:
+    """Too long for the loop. length: of the JSON. Binary tensors are not copied, but the elements of BYTES are."""
+    if (len(body) if length is None else length) > PARSED_ON_LOOP_MAX:
+        return True
+    return len(body) > PARSED_ON_LOOP_MAX and body.find(b"BYTES", 0, length) >= 0
+
+
+def _read(body: bytes, length: int | None, manifest: ModelManifest) -> _Asked:
+    """length: of the JSON in front of the tensors, None: the body is all JSON. Raises InputError."""
+    wire = _raw(body, manifest) if length == 0 else oip.parse_request(body, length)
+    outputs = _outputs(wire, manifest)
+    pictures = _pictures(wire, manifest)
+    return _Asked(wire, outputs, _arrays(wire, manifest) if pictures is None else None, pictures)
 
 
 def _raw(body: bytes, manifest: ModelManifest) -> oip.InferRequest:
@@ -285,11 +299,8 @@ def _pictures(asked: oip.InferRequest, manifest: ModelManifest) -> list[bytes] |
     if manifest.kind != "image" or len(asked.inputs) != 1 or first.datatype != "BYTES":
         return None
     _check_names(asked, manifest)
-    if first.array.ndim != 1 or first.array.size > _PICTURES_MAX:
-        raise ShapeError(
-            f"input {first.name!r} has shape {list(first.array.shape)}; encoded pictures have shape [n], n at most "
-            f"{_PICTURES_MAX}"
-        )
+    if first.array.ndim != 1:
+        raise ShapeError(f"input {first.name!r} has shape {list(first.array.shape)}; encoded pictures have shape [n]")
     return [_picture(each) for each in first.array]
 
 
@@ -335,7 +346,17 @@ def _check_names(asked: oip.InferRequest, manifest: ModelManifest) -> dict[str, 
 
 
 def _given(parameters: oip.Parameters) -> dict[str, object]:
-    return {name: parameters[name] for name in FIELDS if name in parameters} if parameters else {}
+    """Raises FieldError for a source that is no text: 0 or false would pass for none."""
+    given: dict[str, object] = {name: parameters[name] for name in FIELDS if name in parameters}
+    if given.get("source", "") != "":
+        check_source(given["source"])
+    return given
+
+
+def _durable(given: object) -> bool:
+    if given is not None and not isinstance(given, bool):
+        raise FieldError(f"durable {str(given)[:32]!r}: expected true or false")
+    return bool(given)
 
 
 def _priority(given: object) -> Priority:
@@ -356,26 +377,47 @@ def _timeout_s(given: object, call: Call) -> float | None:
     return given / 1e6 if given else None
 
 
-def _answered(output: oip.AskedOutput, answers: Sequence[Answer], manifest: ModelManifest) -> tuple[str, Array, bool]:
-    arrays = [answer.outputs[output.name] for answer in answers if answer.outputs is not None]
-    array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    if output.classification:
-        labels = manifest.labels if array[0].size == len(manifest.labels) else ()
-        array = oip.classify(array, output.classification, labels)
-    return output.name, array, output.binary
+def _check_one_model(answers: Sequence[Answer], outputs: Sequence[oip.AskedOutput], served: ServedModel) -> None:
+    """What is loaded meanwhile may answer in place of `served`, by whose manifest the request was read.
+
+    Raises ModelNotReady when the answers do not fit each other, or what was asked for.
+    """
+    digests = {answer.result.digest for answer in answers}
+    if digests == {served.digest}:
+        return
+    missing = any(output.name not in (answer.outputs or {}) for answer in answers for output in outputs)
+    if missing or len(digests) > 1 or any(output.classification for output in outputs):
+        raise ModelNotReady(f"model {served.manifest.name} was replaced meanwhile; send it again")
 
 
-def _encode_answer(
-    served: ServedModel, id: str, tensors: Iterable[tuple[str, Array, bool]], answers: Sequence[Answer]
-) -> tuple[bytes, int | None]:
+def _numbers(answers: Sequence[Answer], outputs: Sequence[oip.AskedOutput]) -> int:
+    """How many are to be written as text. Binary data is only copied."""
+    count = 0
+    for output in outputs:
+        if output.classification or not output.binary:
+            size = sum(answer.outputs[output.name].size for answer in answers if answer.outputs)
+            count += size * _NUMBERS_PER_SCORE if output.classification else size
+    return count
+
+
+def _encode_answer(asked: _Asked, answers: Sequence[Answer], labels: Sequence[str]) -> tuple[bytes, int | None]:
     results = [result for answer in answers for result in answer.results]
     parameters: oip.Parameters = {
         "verdict": ",".join(result.verdict for result in results),
         "result": results[0].id if len(results) == 1 else ",".join(str(result.id) for result in results),
         "recorded": answers[0].recorded if len(answers) == 1 else ",".join(answer.recorded for answer in answers),
     }
-    manifest = served.manifest
-    return oip.encode_response(manifest.name, manifest.version, tensors, id=id, parameters=parameters)
+    tensors = [_answered(output, answers, labels) for output in asked.outputs]
+    model = results[0]
+    return oip.encode_response(model.model, model.version, tensors, id=asked.wire.id, parameters=parameters)
+
+
+def _answered(output: oip.AskedOutput, answers: Sequence[Answer], labels: Sequence[str]) -> tuple[str, Array, bool]:
+    arrays = [answer.outputs[output.name] for answer in answers if answer.outputs]
+    array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    if output.classification:
+        array = oip.classify(array, output.classification, labels if array[0].size == len(labels) else ())
+    return output.name, array, output.binary
 
 
 def _metadata(served: ServedModel) -> Mapping[str, Any]:
@@ -420,7 +462,10 @@ def _config_tensor(spec: TensorSpec) -> Mapping[str, Any]:
 
 
 def _stats(served: ServedModel) -> Mapping[str, Any]:
-    """Triton's statistics of one version. Times are sums since the load, in nanoseconds."""
+    """Triton's statistics of one version. Times are sums since the load, in nanoseconds.
+
+    Answers from the cache are counted nowhere here, and its hits and misses stay 0: it is one for all models.
+    """
     stats: Stats = served.stats
     with stats.lock:
         done = stats.requests - stats.errors
@@ -450,10 +495,12 @@ def _entry(slot: Slot) -> Mapping[str, Any]:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    """Raises FieldError."""
+    """Raises FieldError, and BodyTooLarge, since it is read on the loop."""
+    if len(body) > _REPOSITORY_BODY_BYTES_MAX:
+        raise BodyTooLarge(f"the body has {len(body)} bytes; send at most {_REPOSITORY_BODY_BYTES_MAX} here")
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FieldError(f"the body is not a JSON object: {error}") from error
 
 
@@ -461,21 +508,9 @@ def _json(content: object, status: int = 200) -> Reply:
     return Reply(_encode(content), status=status, headers=retry_headers(status))
 
 
-def _method_refused(call: Call, allow: str) -> Reply:
-    return Reply(
-        error_json(f"{call.method} is not allowed at {call.path[:200]}; send {allow}"),
-        status=405,
-        headers={"Allow": "GET, HEAD" if allow == "GET" else allow},
-    )
-
-
 def _on_error(call: Call, error: ApplianceError) -> Reply:
     text = str(error)
     if isinstance(error, ModelNotFound | VersionNotFound):
         # Clients look for these words.
         text = f"Request for unknown model: {text}"
-    status = status_of(error)
-    if status == 500 and isinstance(error, ModelError):
-        # A model that cannot be loaded is not the fault of the server.
-        status = 400
-    return Reply(error_json(text), status=status, headers=retry_headers(status))
+    return Reply(error_json(text), status=status_of(error), headers=error_headers(error))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 
 from appliance.core.protocol import Part
-from appliance.errors import FieldError
+from appliance.errors import FieldError, MediaTypeError
 from appliance.fields import check_part, check_source
 from appliance.http.call import Call
 
@@ -30,6 +30,14 @@ def origin(call: Call, given: Mapping[str, object], source: str) -> tuple[str, P
         return source, _NOTHING
     part = check_part(fields.get("part"), fields.get("lot"), fields.get("recipe"))
     return check_source(fields.get("source") or source), part
+
+
+async def plain_body(call: Call) -> bytes:
+    """The body of a door that reads no compressed ones. Raises MediaTypeError for such, and what `Call.body` raises."""
+    coding = call.header("content-encoding").strip().lower()
+    if coding not in ("", "identity"):
+        raise MediaTypeError(f"the body has the coding {coding[:32]!r}; send it uncompressed")
+    return await call.body()
 
 
 def deadline_s(call: Call) -> float | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,24 +19,26 @@ from appliance.config import HttpConfig
 from appliance.core.draw import draw
 from appliance.core.manifest import TensorPreprocess, WindowPreprocess
 from appliance.core.protocol import InferenceRequest, Part, Recorded, Result
-from appliance.core.tensors import Array
-from appliance.errors import ApplianceError, DecodeError, EmptyBody, FieldError, NotFound, ShapeError
+from appliance.core.tensors import Array, array_from_json, arrays_from_json, json_error, to_array
+from appliance.errors import (
+    ApplianceError,
+    DecodeError,
+    EmptyBody,
+    FieldError,
+    MediaTypeError,
+    NotFound,
+    ResultNotFound,
+    ShapeError,
+)
 from appliance.fields import base64_bytes
 from appliance.history import History
-from appliance.http.call import Call, Door, Reply, await_answer, one_line, wrong_method
+from appliance.http.call import Call, Door, Reply, await_answer, cache_headers, one_line, wrong_method
 from appliance.http.forms import FormFile, parse_form
 from appliance.http.keyed import KeyedUploads, stored_key
-from appliance.http.numbers import (
-    PARSED_ON_LOOP_MAX,
-    array_from_json,
-    arrays_from_json,
-    json_error,
-    run_on_loop,
-    to_array,
-)
-from appliance.http.origin import FIELDS, deadline_s, origin
+from appliance.http.numbers import PARSED_ON_LOOP_MAX, check_rows
+from appliance.http.origin import FIELDS, deadline_s, origin, plain_body
 from appliance.http.problems import problem_reply
-from appliance.http.several import judge_all
+from appliance.http.several import hurried, judge_all
 from appliance.pipeline import Answer, Pipeline, Recording, now
 from appliance.rows import CSV_TYPES, is_wav, rows_from_csv, rows_from_wav, window_bytes
 from appliance.slots import Slots
@@ -73,17 +76,7 @@ class _Content(msgspec.Struct, frozen=True):
     source: Any = None
 
 
-class _Judged(msgspec.Struct, frozen=True):
-    """The results of one input, as the reply needs them."""
-
-    results: Sequence[Result]
-    recorded: Recorded
-    drawn: bytes | None = None
-    cached: bool | None = None
-    replayed: bool = False
-
-
-_Outcome = _Judged | ApplianceError
+_Outcome = Answer | ApplianceError
 
 _Read = tuple[list[_Input], dict[str, object]]
 """The inputs, and part, lot, recipe and source as the body gives them."""
@@ -114,6 +107,7 @@ class _Uploads:
         self._keyed = KeyedUploads(results, history)
 
     async def answer(self, call: Call) -> Reply:
+        began = time.monotonic()
         model, version = _target(call.segments)
         if call.method != "POST":
             raise wrong_method(call, "POST")
@@ -134,31 +128,37 @@ class _Uploads:
             durable=options.durable,
             draw=_wants_drawing(call),
             deadline_s=deadline_s(call),
+            on_loop=True,
         )
         if request.draw and len(inputs) > 1:
             raise FieldError("Accept: image/jpeg answers one picture; send one file, or ask for application/json")
+        if request.draw and inputs[0].tensors is not None:
+            raise MediaTypeError("numbers cannot be drawn; send a picture, or ask for application/json")
+        judged: list[_Outcome]
+        replayed = False
         if b"idempotency-key" in call.headers:
             # Each row of a batch by itself, since each is to be found again under the key.
             inputs = [row for each in inputs for row in _single_rows(each)]
-            judged = await self._judge_keyed(call.header("idempotency-key"), request, inputs)
+            judged, replayed = await self._judge_keyed(call.header("idempotency-key"), request, inputs, began)
         elif len(inputs) == 1:
-            answer = await await_answer(self._pipeline.submit(_with(request, inputs[0])))
-            judged = [_judged(answer)]
+            answer = await await_answer(self._pipeline.submit(hurried(_with(request, inputs[0]), began)))
+            judged = [answer]
         else:
-            outcomes = await judge_all(
-                self._pipeline, [each.error or (_with(request, each), _NO_KEY) for each in inputs]
-            )
-            judged = [_judged(each) for each in outcomes]
-        return _reply(judged, inputs, options.top_k)
+            asked = [each.error or (_with(request, each), _NO_KEY) for each in inputs]
+            judged = await judge_all(self._pipeline, asked, began)
+        return _reply(judged, inputs, options.top_k, replayed)
 
-    async def _judge_keyed(self, key: str, request: InferenceRequest, inputs: Sequence[_Input]) -> list[_Outcome]:
-        """What the key has given before, and the rest judged now and committed under it."""
+    async def _judge_keyed(
+        self, key: str, request: InferenceRequest, inputs: Sequence[_Input], began: float
+    ) -> tuple[list[_Outcome], bool]:
+        """What the key has given before, the rest judged now and committed under it; and whether there was no rest."""
         digest = await asyncio.to_thread(_digest, request, inputs)
         request = msgspec.structs.replace(request, durable=True)
         judged: dict[int, _Outcome] = {}
         async with self._keyed.claim(request.source, key, digest) as stored:
             for place, results in stored.items():
-                judged[place] = await self._replay(results, request.draw)
+                drawn = await asyncio.to_thread(self._draw_again, results[0]) if request.draw else None
+                judged[place] = Answer(tuple(results), "committed", drawn)
             new = [(place, each) for place, each in enumerate(inputs) if place not in stored]
             outcomes = await judge_all(
                 self._pipeline,
@@ -166,55 +166,60 @@ class _Uploads:
                     each.error or (_with(request, each), Recording(key=stored_key(key, place, digest)))
                     for place, each in new
                 ],
+                began,
             )
-        judged |= {place: _judged(outcome) for (place, _), outcome in zip(new, outcomes, strict=True)}
-        return [judged[place] for place in range(len(inputs))]
-
-    async def _replay(self, results: Sequence[Result], drawn: bool) -> _Judged:
-        picture = await asyncio.to_thread(self._draw_again, results[0]) if drawn else None
-        return _Judged(results, "committed", picture, replayed=True)
+        judged |= {place: outcome for (place, _), outcome in zip(new, outcomes, strict=True)}
+        replayed = not any(isinstance(outcome, Answer) for outcome in outcomes)
+        return [judged[place] for place in range(len(inputs))], replayed
 
     def _draw_again(self, result: Result) -> bytes | None:
+        """None when there is nothing to draw on: the picture is past its retention, and only the result is left."""
         if result.prediction is None:
             return None
-        image = decode_image(self._history.image(result.id), 1 << 30)
+        try:
+            image = decode_image(self._history.image(result.id), 1 << 30)
+        except ResultNotFound:
+            return None
         return encode_jpeg(draw(image, result.prediction, result.verdict))
 
     async def _read(self, call: Call, model: str, version: str | None) -> _Read:
         media_type = call.media_type
-        body = await call.body()
+        body = await plain_body(call)
+        is_large = len(body) > PARSED_ON_LOOP_MAX
         if media_type == "application/json":
-            if len(body) > PARSED_ON_LOOP_MAX:
+            if is_large:
                 return await asyncio.to_thread(self._read_json, body, model, version)
             return self._read_json(body, model, version)
-        if media_type != "multipart/form-data":
-            return [await self._read_file(FormFile("", media_type, body), model, version)], {}
-        form = parse_form(body, call.header("content-type"))
-        if not form.files:
-            raise FieldError("the form has no file; send one or more, in the field 'file'")
-        given: dict[str, object] = {name: form.fields[name] for name in FIELDS if form.fields.get(name)}
+        files = [FormFile("", media_type, body)]
+        given: dict[str, object] = {}
+        if media_type == "multipart/form-data":
+            form = parse_form(body, call.header("content-type"))
+            if not form.files:
+                raise FieldError("the form has no file; send one or more, in the field 'file'")
+            files = form.files
+            given = {name: form.fields[name] for name in FIELDS if form.fields.get(name)}
+        if is_large and any(_is_csv(file) or is_wav(file.content) for file in files):
+            return await asyncio.to_thread(self._read_files, files, model, version), given
+        return self._read_files(files, model, version), given
+
+    def _read_files(self, files: Sequence[FormFile], model: str, version: str | None) -> list[_Input]:
+        """A picture is known by its first bytes; samples need the model that tells what their columns are."""
         inputs = []
-        for file in form.files:
+        for file in files:
             try:
-                inputs.append(await self._read_file(file, model, version))
+                if _is_csv(file) or is_wav(file.content):
+                    inputs.append(self._read_samples(file, model, version))
+                else:
+                    inputs.append(_Input(file.content, sniff(file.content), name=file.name))
             except ApplianceError as error:
-                if len(form.files) == 1:
+                if len(files) == 1:
                     raise
                 inputs.append(_Input(name=file.name, error=error))
-        return inputs, given
+        return inputs
 
-    async def _read_file(self, file: FormFile, model: str, version: str | None) -> _Input:
-        """A picture is known by its first bytes; samples need the model that tells what their columns are."""
-        is_csv = file.media_type in CSV_TYPES or file.name.lower().endswith(".csv")
-        if not is_csv and not is_wav(file.content):
-            return _Input(file.content, sniff(file.content), name=file.name)
-        if len(file.content) > PARSED_ON_LOOP_MAX:
-            return await asyncio.to_thread(self._read_samples, file, is_csv, model, version)
-        return self._read_samples(file, is_csv, model, version)
-
-    def _read_samples(self, file: FormFile, is_csv: bool, model: str, version: str | None) -> _Input:
+    def _read_samples(self, file: FormFile, model: str, version: str | None) -> _Input:
         manifest = self._slots.choose(model, version).manifest
-        steps = manifest.preprocess
+        steps, is_csv = manifest.preprocess, _is_csv(file)
         if isinstance(steps, WindowPreprocess):
             if is_csv:
                 rows = rows_from_csv(file.content, steps.channels)
@@ -223,7 +228,8 @@ class _Uploads:
             return _Input(*window_bytes(rows), name=file.name)
         if isinstance(steps, TensorPreprocess) and is_csv and len(manifest.inputs) == 1:
             (spec,) = manifest.inputs
-            return _Input(tensors={spec.name: to_array(rows_from_csv(file.content), spec)}, name=file.name)
+            tensors = {spec.name: to_array(rows_from_csv(file.content), spec)}
+            return _Input(tensors=check_rows(tensors, manifest), name=file.name)
         # Says what came instead of a picture.
         return _Input(file.content, sniff(file.content), name=file.name)
 
@@ -234,7 +240,7 @@ class _Uploads:
             read = self._read_rows(content.rows, model, version)
         elif content.inputs is not msgspec.UNSET:
             manifest = self._slots.choose(model, version).manifest
-            read = _Input(tensors=arrays_from_json(content.inputs, manifest))
+            read = _Input(tensors=check_rows(arrays_from_json(content.inputs, manifest.inputs), manifest))
         else:
             picture = base64_bytes(content.image, "image")
             read = _Input(picture, sniff(picture))
@@ -248,7 +254,7 @@ class _Uploads:
                 names = [spec.name for spec in manifest.inputs]
                 raise ShapeError(f'model {model} has the inputs {names}; send {{"inputs": {{name: [[...]]}}}}')
             (spec,) = manifest.inputs
-            return _Input(tensors={spec.name: array_from_json(rows, spec)})
+            return _Input(tensors=check_rows({spec.name: array_from_json(rows, spec)}, manifest))
         try:
             return _Input(*encode_window(_ROWS.decode(rows)))
         except (msgspec.DecodeError, RecursionError) as error:
@@ -277,14 +283,12 @@ def _wants_drawing(call: Call) -> bool:
     return accept is not None and accept.split(b",")[0].split(b";")[0].strip().lower() == b"image/jpeg"
 
 
+def _is_csv(file: FormFile) -> bool:
+    return file.media_type in CSV_TYPES or file.name.lower().endswith(".csv")
+
+
 def _with(request: InferenceRequest, given: _Input) -> InferenceRequest:
-    return msgspec.structs.replace(
-        request,
-        body=given.body,
-        media_type=given.media_type,
-        tensors=given.tensors,
-        on_loop=run_on_loop(given.tensors),
-    )
+    return msgspec.structs.replace(request, body=given.body, media_type=given.media_type, tensors=given.tensors)
 
 
 def _single_rows(given: _Input) -> Iterator[_Input]:
@@ -297,21 +301,13 @@ def _single_rows(given: _Input) -> Iterator[_Input]:
         yield msgspec.structs.replace(given, tensors=tensors)
 
 
-def _judged(outcome: Answer | ApplianceError) -> _Outcome:
-    if isinstance(outcome, ApplianceError):
-        return outcome
-    return _Judged(outcome.results, outcome.recorded, outcome.drawn, outcome.cached)
-
-
-def _reply(judged: Sequence[_Outcome], inputs: Sequence[_Input], top_k: int | None) -> Reply:
+def _reply(judged: Sequence[_Outcome], inputs: Sequence[_Input], top_k: int | None, replayed: bool) -> Reply:
     """Raises the first error when nothing could be judged."""
-    done = [each for each in judged if isinstance(each, _Judged)]
+    done = [each for each in judged if isinstance(each, Answer)]
     if not done:
         raise next(each for each in judged if isinstance(each, ApplianceError))
-    first, headers = done[0], {}
-    if first.cached is not None:
-        headers["X-Cache"] = "hit" if all(each.cached for each in done) else "miss"
-    if all(each.replayed for each in done):
+    first, headers = done[0], cache_headers(each.cached for each in done)
+    if replayed:
         headers["Idempotency-Replayed"] = "true"
     if first.drawn is not None:
         result = first.results[0]

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from appliance.codecs import sniff
 from appliance.config import HttpConfig
 from appliance.core.manifest import ImagePreprocess, ModelManifest
 from appliance.core.protocol import InferenceRequest, Result
-from appliance.core.tensors import Array, TensorSpec
+from appliance.core.tensors import Array, TensorSpec, array_from_json, arrays_from_json, json_error, other_names
 from appliance.errors import (
     ApplianceError,
     BodyTooLarge,
@@ -32,19 +32,12 @@ from appliance.errors import (
     VersionNotFound,
 )
 from appliance.fields import base64_bytes
-from appliance.http.call import Call, Door, Reply, await_answer, error_json, wrong_method
-from appliance.http.numbers import (
-    PARSED_ON_LOOP_MAX,
-    array_from_json,
-    arrays_from_json,
-    json_error,
-    other_names,
-    run_on_loop,
-)
-from appliance.http.origin import deadline_s, origin
+from appliance.http.call import Call, Door, Reply, await_answer, cache_headers, error_json, wrong_method
+from appliance.http.numbers import BYTES_PER_NUMBER, PARSED_ON_LOOP_MAX, check_rows
+from appliance.http.origin import deadline_s, origin, plain_body
 from appliance.http.problems import error_headers, status_of
-from appliance.http.several import judge_all
-from appliance.pipeline import Answer, Pipeline, Recording, now
+from appliance.http.several import hurried, judge_pictures
+from appliance.pipeline import Answer, Pipeline, now
 from appliance.slots import Slot, Slots
 
 DEFAULT_SOURCE = "tfs"
@@ -145,12 +138,15 @@ class _Serving:
         return {"model_version_status": [_version_status(slot) for slot in found]}
 
     async def _judge(self, call: Call, target: _Target) -> Reply:
+        began = time.monotonic()
         manifest = self._choose(target)
-        body = await call.body()
+        body = await plain_body(call)
         if len(body) > PARSED_ON_LOOP_MAX:
             asked = await asyncio.to_thread(_read, body, manifest, target.verb)
         else:
             asked = _read(body, manifest, target.verb)
+        if asked.tensors is not None:
+            check_rows(asked.tensors, manifest)
         source, part = origin(call, {}, DEFAULT_SOURCE)
         request = InferenceRequest(
             model=target.model,
@@ -162,30 +158,20 @@ class _Serving:
             part=part,
             at=now(),
             deadline_s=deadline_s(call),
-            on_loop=run_on_loop(asked.tensors),
+            on_loop=True,
         )
         if asked.pictures is None:
-            answers = [await await_answer(self._pipeline.submit(request))]
+            answers = [await await_answer(self._pipeline.submit(hurried(request, began)))]
         else:
-            answers = await self._judge_pictures(request, asked.pictures)
+            answers = await judge_pictures(self._pipeline, request, asked.pictures, began)
+        headers = cache_headers(answer.cached for answer in answers)
         if target.verb == "predict":
             outputs = _join(answers, manifest)
-            if sum(array.size for array in outputs.values()) > PARSED_ON_LOOP_MAX:
-                return await asyncio.to_thread(_predictions, outputs, asked.rows)
-            return _predictions(outputs, asked.rows)
+            if sum(array.size for array in outputs.values()) * BYTES_PER_NUMBER > PARSED_ON_LOOP_MAX:
+                return await asyncio.to_thread(_predictions, outputs, asked.rows, headers)
+            return _predictions(outputs, asked.rows, headers)
         results = [result for answer in answers for result in answer.results]
-        return _json({"results": [_value(result, target.verb) for result in results]})
-
-    async def _judge_pictures(self, request: InferenceRequest, pictures: Sequence[bytes]) -> list[Answer]:
-        """Each decoded as the model wants it. One that cannot be judged fails the call, as it does elsewhere."""
-        requests = [msgspec.structs.replace(request, body=each, media_type=sniff(each)) for each in pictures]
-        outcomes = await judge_all(self._pipeline, [(each, Recording()) for each in requests])
-        answers: list[Answer] = []
-        for outcome in outcomes:
-            if isinstance(outcome, ApplianceError):
-                raise outcome
-            answers.append(outcome)
-        return answers
+        return _json({"results": [_value(result, target.verb) for result in results]}, headers)
 
 
 def _target(call: Call) -> _Target:
@@ -276,23 +262,26 @@ def _read_examples(examples: Sequence[dict[str, msgspec.Raw]], manifest: ModelMa
         raise ShapeError("there are no examples")
     if _takes_pictures(manifest) and (pictures := _pictures(examples, manifest)) is not None:
         return _Asked(pictures)
+    for example in examples:
+        if example.keys() != {each.name for each in manifest.inputs}:
+            raise other_names(example, manifest.inputs)
     tensors: dict[str, Array] = {}
     for spec in manifest.inputs:
-        flat = TensorSpec(spec.name, spec.dtype, (-1,))
-        rows = []
-        for example in examples:
-            if example.keys() != {each.name for each in manifest.inputs}:
-                raise other_names(example, manifest)
-            value = example[spec.name]
-            row = array_from_json(value if _first(value) == b"[" else msgspec.Raw(b"[" + bytes(value) + b"]"), flat)
-            try:
-                rows.append(row.reshape(spec.shape[1:]))
-            except ValueError as error:
-                raise ShapeError(
-                    f"feature {spec.name!r} has {row.size} values, the model takes {list(spec.shape[1:])} of an example"
-                ) from error
-        tensors[spec.name] = np.stack(rows)
+        features = b",".join(_list(example[spec.name]) for example in examples)
+        array = array_from_json(b"[" + features + b"]", TensorSpec(spec.name, spec.dtype, (-1, -1)))
+        try:
+            tensors[spec.name] = array.reshape(len(array), *spec.shape[1:])
+        except ValueError as error:
+            raise ShapeError(
+                f"feature {spec.name!r} has {array.shape[1]} values, the model takes {list(spec.shape[1:])} of an "
+                f"example"
+            ) from error
     return _Asked(tensors=tensors)
+
+
+def _list(feature: msgspec.Raw) -> bytes:
+    """A feature of one value may come without brackets."""
+    return bytes(feature) if _first(feature) == b"[" else b"[" + bytes(feature) + b"]"
 
 
 def _pictures(
@@ -322,7 +311,7 @@ def _arrays(columns: dict[str, msgspec.Raw], manifest: ModelManifest) -> dict[st
     for name, text in columns.items():
         if _NESTED_OBJECT.match(text):
             raise ShapeError(f"input {name!r} of model {manifest.name} takes numbers; base64 is for pictures")
-    return arrays_from_json(columns, manifest)
+    return arrays_from_json(columns, manifest.inputs)
 
 
 def _only(manifest: ModelManifest) -> TensorSpec:
@@ -374,13 +363,13 @@ def _join(answers: Sequence[Answer], manifest: ModelManifest) -> dict[str, Array
     return {name: np.concatenate([outputs[name] for outputs in given]) for name in names}
 
 
-def _predictions(outputs: dict[str, Array], rows: bool) -> Reply:
+def _predictions(outputs: dict[str, Array], rows: bool, headers: Mapping[str, str]) -> Reply:
     lists = {name: array.tolist() for name, array in outputs.items()}
     if len(lists) == 1:
-        return _json({"predictions" if rows else "outputs": next(iter(lists.values()))})
+        return _json({"predictions" if rows else "outputs": next(iter(lists.values()))}, headers)
     if not rows:
-        return _json({"outputs": lists})
-    return _json({"predictions": list(_objects(lists))})
+        return _json({"outputs": lists}, headers)
+    return _json({"predictions": list(_objects(lists))}, headers)
 
 
 def _objects(lists: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
@@ -425,8 +414,8 @@ def _version_status(slot: Slot) -> dict[str, Any]:
     return {"version": slot.version, "state": _STATES[slot.state], "status": status}
 
 
-def _json(content: object) -> Reply:
-    return Reply(msgspec.json.encode(content))
+def _json(content: object, headers: Mapping[str, str] | None = None) -> Reply:
+    return Reply(msgspec.json.encode(content), headers=headers)
 
 
 def _on_error(call: Call, error: ApplianceError) -> Reply:

@@ -11,20 +11,31 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from appliance.codecs import sniff
 from appliance.config import HttpConfig
+from appliance.core.manifest import ModelManifest
 from appliance.core.prediction import Region
 from appliance.core.protocol import InferenceRequest
-from appliance.errors import ApplianceError, FieldError, InputError, MediaTypeError, ModelNotFound, NotFound
-from appliance.http.call import Call, Door, Reply, await_answer, one_line, wrong_method
+from appliance.errors import (
+    ApplianceError,
+    FieldError,
+    InputError,
+    MediaTypeError,
+    ModelNotFound,
+    ModelNotReady,
+    NotFound,
+)
+from appliance.http.call import Call, Door, Reply, await_answer, cache_headers, one_line, wrong_method
 from appliance.http.forms import parse_form
-from appliance.http.origin import FIELDS, deadline_s, origin
+from appliance.http.origin import FIELDS, deadline_s, origin, plain_body
 from appliance.http.problems import error_headers, status_of
-from appliance.pipeline import Pipeline, now
+from appliance.http.several import hurried
+from appliance.pipeline import Answer, Pipeline, now
 from appliance.slots import Slot, Slots
 
 DEFAULT_SOURCE = "deepstack"
@@ -60,39 +71,38 @@ class _Vision:
                 )
         if call.method != "POST":
             raise wrong_method(call, "POST")
-        regions = await self._detect(call, model or detector(self._slots))
-        return _success(started, predictions=regions)
+        answer, least = await self._detect(call, model or detector(self._slots), started)
+        prediction = answer.result.prediction
+        if prediction is None or prediction.regions is None:
+            raise ModelNotReady(f"model {answer.result.model} was replaced meanwhile; try again")
+        regions = [_found(region) for region in prediction.regions if region.score >= least]
+        return _success(started, cache_headers([answer.cached]), predictions=regions)
 
-    async def _detect(self, call: Call, model: str) -> list[dict[str, Any]]:
-        """The findings, best first."""
+    async def _detect(self, call: Call, model: str, began: float) -> tuple[Answer, float]:
+        """The answer, and the least confidence that the caller wants."""
+        if not _locates(self._slots.choose(model).manifest):
+            raise InputError(f"model {model} does not say where something is; POST to /v1/predict/{model}")
         if call.media_type != "multipart/form-data":
             raise MediaTypeError("send the picture as multipart/form-data, in the field 'image'")
-        form = parse_form(await call.body(), call.header("content-type"))
+        form = parse_form(await plain_body(call), call.header("content-type"))
         if len(form.files) != 1:
             raise FieldError(f"the form has {len(form.files)} files; send one, in the field 'image'")
         least = _confidence_min(form.fields.get("min_confidence"))
         given = {name: form.fields[name] for name in FIELDS if form.fields.get(name)}
         source, part = origin(call, given, DEFAULT_SOURCE)
         picture = form.files[0].content
-        answer = await await_answer(
-            self._pipeline.submit(
-                InferenceRequest(
-                    model=model,
-                    body=picture,
-                    media_type=sniff(picture),
-                    source=source,
-                    door="deepstack",
-                    part=part,
-                    at=now(),
-                    deadline_s=deadline_s(call),
-                    on_loop=True,
-                )
-            )
+        request = InferenceRequest(
+            model=model,
+            body=picture,
+            media_type=sniff(picture),
+            source=source,
+            door="deepstack",
+            part=part,
+            at=now(),
+            deadline_s=deadline_s(call),
+            on_loop=True,
         )
-        prediction = answer.results[0].prediction
-        if prediction is None or prediction.regions is None:
-            raise InputError(f"model {model} says what a picture shows, not where; POST to /v1/predict/{model}")
-        return [_found(region) for region in prediction.regions if region.score >= least]
+        return await await_answer(self._pipeline.submit(hurried(request, began))), least
 
 
 def detector(slots: Slots) -> str:
@@ -108,11 +118,11 @@ def detector(slots: Slots) -> str:
 
 
 def _locating(slots: Slots) -> list[Slot]:
-    return [
-        slot
-        for slot in slots.slots()
-        if _has_boxes(slot) or (slot.on_disk is not None and slot.on_disk.manifest.postprocess.heatmap is not None)
-    ]
+    return [slot for slot in slots.slots() if slot.on_disk is not None and _locates(slot.on_disk.manifest)]
+
+
+def _locates(manifest: ModelManifest) -> bool:
+    return manifest.postprocess.boxes is not None or manifest.postprocess.heatmap is not None
 
 
 def _has_boxes(slot: Slot) -> bool:
@@ -143,9 +153,10 @@ def _found(region: Region) -> dict[str, Any]:
     }
 
 
-def _success(started: float, **content: object) -> Reply:
+def _success(started: float, headers: Mapping[str, str] | None = None, **content: object) -> Reply:
     """duration: seconds."""
-    return Reply(msgspec.json.encode({"success": True, **content, "duration": round(time.monotonic() - started, 4)}))
+    content = {"success": True, **content, "duration": round(time.monotonic() - started, 4)}
+    return Reply(msgspec.json.encode(content), headers=headers)
 
 
 def _on_error(call: Call, error: ApplianceError) -> Reply:

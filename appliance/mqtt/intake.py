@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
@@ -43,6 +42,7 @@ from appliance.mqtt.poison import Suspects, Suspicion
 from appliance.mqtt.receipts import MAYBE_DUPLICATE, Delivery, Receipts
 from appliance.mqtt.streams import Reading, Streams
 from appliance.mqtt.topics import matched_levels
+from appliance.mqtt.turns import Turns, Waiter
 from appliance.pipeline import Answer, Pipeline, Recording, now
 from appliance.slots import Slots
 from appliance.store import Store
@@ -118,25 +118,23 @@ class _Arrival:
             self.settled()
 
 
-class _Picture:
-    """A picture on its way to a lane. tried: it timed out once, perhaps by the fault of another.
+class _Picture(Waiter):
+    """A picture on its way to a lane. tried: it timed out once, perhaps by the fault of another."""
 
-    expires_at: monotonic; later nobody wants the answer.
-    """
-
-    __slots__ = ("arrival", "expires_at", "hangs_before", "recording", "request", "suspicion", "tried")
+    __slots__ = ("arrival", "hangs_before", "recording", "request", "suspicion", "tried")
 
     def __init__(
         self, arrival: _Arrival, request: InferenceRequest, recording: Recording, suspicion: Suspicion | None
     ) -> None:
+        route = arrival.route
+        expires_at = None if route.expires_ms is None else time.monotonic() + route.expires_ms / 1000
+        super().__init__(route.model, route.priority, alone=suspicion is not None, expires_at=expires_at)
         self.arrival = arrival
         self.request = request
         self.recording = recording
         self.suspicion = suspicion
         self.tried = False
         self.hangs_before = 0
-        expires_ms = arrival.route.expires_ms
-        self.expires_at = None if expires_ms is None else time.monotonic() + expires_ms / 1000
 
     def left_s(self) -> float | None:
         """Seconds until it expires; None: never."""
@@ -146,7 +144,7 @@ class _Picture:
 class Intake:
     """`deliver` is called by the doors, each from its own thread.
 
-    in_flight_max: messages of one client that may be unacknowledged at once. at_once: pictures given to the lanes.
+    at_once: pictures of one model given to the lanes.
     """
 
     def __init__(
@@ -174,10 +172,7 @@ class Intake:
         self._matched: dict[str, list[tuple[RouteConfig, str | FieldError]]] = {}
         self._lock = threading.Lock()
         self._open_bytes = 0
-        self._waiting: deque[_Picture] = deque()
-        self._parked: list[_Picture] = []
-        self._running = 0
-        self._alone = False
+        self._turns: Turns[_Picture] = Turns(at_once)
         self._hangs: dict[str, int] = {}
         self._received = self._duplicates = self._dead_letters = self._dropped = 0
 
@@ -209,21 +204,22 @@ class Intake:
                 log.exception("message_failed", topic=message.topic)
                 self._reject(arrival, InferenceError(f"{type(error).__name__}: {error}"))
 
-    def tick(self, _now: float) -> None:
-        """Try again what found no lane or no model; called by the watchdog."""
+    def tick(self, now: float) -> None:
+        """Try again what found no lane or no model, and give up what is too late; called by the watchdog.
+
+        now: monotonic.
+        """
         with self._lock:
-            parked, self._parked = self._parked, []
-            self._waiting.extendleft(reversed(parked))
+            self._turns.resume()
+            late = self._turns.take_expired(now)
+        for job in late:
+            self._expire(job)
         self._pump()
 
     def status(self) -> IntakeStatus:
-        return IntakeStatus(
-            self._received,
-            self._duplicates,
-            self._dead_letters,
-            self._dropped,
-            len(self._waiting) + len(self._parked) + self._running,
-        )
+        with self._lock:
+            waiting = len(self._turns)
+        return IntakeStatus(self._received, self._duplicates, self._dead_letters, self._dropped, waiting)
 
     def _open(self, message: InboundMessage, routes: int, ack: Acknowledge) -> Acknowledge:
         """Count the message in; what is returned is to be called once for each route, and acknowledges at the last."""
@@ -322,7 +318,7 @@ class Intake:
 
     def _deliver_input(self, arrival: _Arrival, kind: Kind) -> None:
         message, route = arrival.message, arrival.route
-        if message.qos == 0 and len(self._waiting) >= 4 * self._at_once:
+        if message.qos == 0 and self._turns.waiting(route.model, route.priority) >= 4 * self._at_once:
             self._dropped += 1
             return
         whole = parse_input(message, route, kind)
@@ -364,18 +360,17 @@ class Intake:
             )
             return
         with self._lock:
-            self._waiting.append(job)
+            self._turns.join(job)
         self._pump()
 
     def _pump(self) -> None:
         """Give waiting pictures to the lanes, a few at a time, so that callers of HTTP find room between them."""
         while (job := self._next()) is not None:
             if job.suspicion is None:
-                if not self._start(job):
-                    return
-            elif self._pipeline.is_loading(job.request.model):
+                self._start(job)
+            elif self._pipeline.is_loading(job.model):
                 # Only what is about to be judged is marked.
-                self._park(job)
+                self._put_back(job)
             else:
                 self._store.submit(
                     Write(
@@ -388,91 +383,73 @@ class Intake:
 
     def _next(self) -> _Picture | None:
         with self._lock:
-            if not self._waiting or self._alone or self._running >= self._at_once:
-                return None
-            if self._waiting[0].suspicion is not None:
-                if self._running:
-                    return None
-                self._alone = True
-            self._running += 1
-            return self._waiting.popleft()
+            return self._turns.take()
 
     def _start_marked(self, job: _Picture, _outcome: Written | StoreError) -> None:
-        if self._start(job):
-            self._pump()
+        self._start(job)
+        self._pump()
 
-    def _start(self, job: _Picture) -> bool:
-        """Give a picture to its lane. False: there is no room now."""
-        job.hangs_before = self._hangs.get(job.request.model, 0)
+    def _start(self, job: _Picture) -> None:
+        """Give a picture to its lane."""
+        job.hangs_before = self._hangs.get(job.model, 0)
         left_s = job.left_s()
         if left_s is not None and left_s <= 0:
-            with self._lock:
-                self._leave(job)
+            self._leave(job)
             self._expire(job)
-            return True
+            return
         try:
             future = self._pipeline.submit(msgspec.structs.replace(job.request, deadline_s=left_s), job.recording)
-        except Overloaded:
+        except (Overloaded, ModelNotReady):
             self._put_back(job)
-            return False
-        except ModelNotReady:
-            self._park(job)
         except ApplianceError as error:
-            with self._lock:
-                self._leave(job)
+            self._leave(job)
             self._reject_picture(job, error)
         else:
-            future.add_done_callback(partial(self._judged, job))
-        return True
+            if future.done():
+                # From the cache. Whoever pumps goes on by itself: a thousand such must not nest.
+                self._conclude(job, future)
+            else:
+                future.add_done_callback(partial(self._judged, job))
 
     def _leave(self, job: _Picture) -> None:
-        """Under the lock."""
-        self._running -= 1
-        if job.suspicion is not None:
-            self._alone = False
+        with self._lock:
+            self._turns.leave(job)
 
     def _put_back(self, job: _Picture) -> None:
+        """Until the next tick: at once would find the lanes as full as they were. Other models' pictures pass by."""
         with self._lock:
-            self._leave(job)
-            self._waiting.appendleft(job)
-
-    def _park(self, job: _Picture) -> None:
-        """Until the next tick, so that pictures for other models pass by."""
-        with self._lock:
-            self._leave(job)
-            self._parked.append(job)
+            self._turns.put_back(job)
 
     def _judged(self, job: _Picture, future: Future[Answer]) -> None:
-        """In the lane's thread, or the watchdog's; the acknowledgement follows with the commit."""
+        """In the lane's thread, or the watchdog's."""
+        self._conclude(job, future)
+        self._pump()
+
+    def _conclude(self, job: _Picture, future: Future[Answer]) -> None:
+        """The acknowledgement follows with the commit."""
         error = future.exception()
-        if isinstance(error, Expired):
-            with self._lock:
-                self._leave(job)
-            self._expire(job)
-            self._pump()
-            return
-        if isinstance(error, Overloaded | LaneTimeout):
-            # It never ran. The next tick tries again: at once would find the lanes as full as they were.
+        never_ran = isinstance(error, Overloaded | ModelNotReady | LaneTimeout) and not isinstance(error, Expired)
+        hung = isinstance(error, InferenceTimeout) and not isinstance(error, LaneTimeout)
+        if never_ran or (hung and self._may_be_innocent(job)):
             self._put_back(job)
             return
-        if isinstance(error, ModelNotReady) or (isinstance(error, InferenceTimeout) and self._may_be_innocent(job)):
-            self._park(job)
-        else:
-            with self._lock:
-                self._leave(job)
-            if error is not None:
-                if not isinstance(error, ApplianceError):
-                    log.error("inference_failed", topic=job.arrival.message.topic, exc_info=error)
-                    error = InferenceError(f"{type(error).__name__}: {error}")
-                self._reject_picture(job, error)
-        if not isinstance(error, InferenceTimeout):
-            # After a hang the next tick goes on, when the model that hung has been retired.
-            self._pump()
+        with self._lock:
+            self._turns.leave(job)
+            if hung:
+                # The next tick goes on, when the model that hung has been retired.
+                self._turns.pause(job.model)
+        if isinstance(error, Expired):
+            self._expire(job)
+        elif error is not None:
+            if not isinstance(error, ApplianceError):
+                log.error("inference_failed", topic=job.arrival.message.topic, exc_info=error)
+                error = InferenceError(f"{type(error).__name__}: {error}")
+            self._reject_picture(job, error)
 
     def _may_be_innocent(self, job: _Picture) -> bool:
         """Whether another picture hung in the same compiled model meanwhile: this one may only have waited for it."""
-        hangs = self._hangs.get(job.request.model, 0)
-        self._hangs[job.request.model] = hangs + 1
+        hangs = self._hangs.get(job.model, 0)
+        self._hangs[job.model] = hangs + 1
         innocent = not job.tried and hangs > job.hangs_before
         job.tried = True
         return innocent

@@ -53,30 +53,71 @@ StreamId = tuple[str, str]
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """A committed reading. samples: (n, channels) float32."""
+    """A committed reading. samples: (n, channels) float32. came_at: monotonic; of a restored one, when it was read."""
 
     number: int
     samples: Samples
     at: float
     part: Part
     flags: tuple[str, ...]
+    came_at: float = msgspec.field(default_factory=time.monotonic)
 
 
 class _Stream:
-    """State of one stream; only the windows thread touches it. restored: the last reading from before the start."""
+    """State of one stream; only the windows thread touches it.
 
-    def __init__(self, route: RouteConfig, source: str, size: int, start: tuple[int, int] | None) -> None:
+    readings: from the cursor on. restored: the last reading from before the start.
+    """
+
+    def __init__(
+        self, route: RouteConfig, source: str, steps: WindowPreprocess, cursor: tuple[int, int] | None
+    ) -> None:
         self.name: StreamId = (route.name, source)
         self.route = route
         self.source = source
-        hop = route.hop or size
-        self.buffer = WindowBuffer(size, hop, start)
-        self.lag_max = size + _LAG_WINDOWS_MAX * hop
+        self.cursor = cursor
         self.readings: deque[Reading] = deque()
         self.busy = False
-        self.waiting: Window | None = None
         self.held: list[Acknowledge] = []
         self.restored = 0
+        self.cut(steps)
+
+    def fits(self, steps: WindowPreprocess) -> bool:
+        return (self.size, self.channels) == (steps.size, len(steps.channels))
+
+    def cut(self, steps: WindowPreprocess) -> int:
+        """Begin anew at the cursor, with windows for these steps. Returns how many readings have other channels.
+
+        Not while a window is under way, which would be judged twice.
+        """
+        self.size = steps.size
+        self.channels = len(steps.channels)
+        hop = self.route.hop or self.size
+        self.buffer = WindowBuffer(self.size, hop, self.cursor)
+        self.lag_max = self.size + _LAG_WINDOWS_MAX * hop
+        self.waiting: Window | None = None
+        kept = deque(reading for reading in self.readings if reading.samples.shape[1] == self.channels)
+        left_out = len(self.readings) - len(kept)
+        self.readings = kept
+        for reading in kept:
+            self.buffer.add(reading.number, reading.samples)
+        return left_out
+
+    def add(self, reading: Reading) -> None:
+        """A reading with the channels of windows to come waits until these can be cut."""
+        self.readings.append(reading)
+        if reading.samples.shape[1] == self.channels:
+            self.buffer.add(reading.number, reading.samples)
+
+    def covered(self, window: Window) -> list[Reading]:
+        """The readings up to the last one of a window."""
+        return [reading for reading in self.readings if reading.number <= window.last_reading]
+
+    def left_s(self, window: Window) -> float | None:
+        """Seconds until nobody waits for a window any more, from when it was complete; None: never."""
+        if self.route.expires_ms is None:
+            return None
+        return self.covered(window)[-1].came_at + self.route.expires_ms / 1000 - time.monotonic()
 
 
 class Streams:
@@ -116,13 +157,12 @@ class Streams:
                 continue
             samples = np.frombuffer(kept.samples, "<f4").reshape(-1, kept.channels)
             try:
-                if kept.channels != len(self._window_of(route).channels):
-                    continue
+                stream = self._append(route, kept.source, Reading(number, samples, kept.at, kept.part, kept.flags))
             except ApplianceError:
                 continue
-            stream = self._append(route, kept.source, Reading(number, samples, kept.at, kept.part, kept.flags))
-            stream.restored = number
-            self._again[stream.name] = stream
+            if stream is not None:
+                stream.restored = number
+                self._again[stream.name] = stream
 
     def start(self) -> None:
         self._thread.start()
@@ -171,14 +211,20 @@ class Streams:
         except Exception:
             log.exception("stream_failed")
 
-    def _append(self, route: RouteConfig, source: str, reading: Reading) -> _Stream:
+    def _append(self, route: RouteConfig, source: str, reading: Reading) -> _Stream | None:
+        """None: it has not the channels of its model, which was loaded anew meanwhile; it is kept, but in no window.
+
+        Raises ModelError.
+        """
         name = route.name, source
+        steps = self._window_of(route)
+        if reading.samples.shape[1] != len(steps.channels):
+            log.warning("readings_not_joined", route=route.name, source=source, readings=1)
+            return None
         stream = self._streams.get(name)
         if stream is None:
-            size = self._window_of(route).size
-            stream = self._streams[name] = _Stream(route, source, size, self._starts.get(name))
-        stream.buffer.add(reading.number, reading.samples)
-        stream.readings.append(reading)
+            stream = self._streams[name] = _Stream(route, source, steps, self._starts.get(name))
+        stream.add(reading)
         if stream.buffer.samples > stream.lag_max:
             self._lagging.add(name)
         return stream
@@ -189,6 +235,9 @@ class Streams:
         except Exception:
             ack()  # it is committed, whatever keeps it from its window
             raise
+        if stream is None:
+            ack()
+            return
         if stream.name in self._lagging:
             stream.held.append(ack)
         else:
@@ -200,6 +249,7 @@ class Streams:
         """Start the inference of the stream's next window, if there is one and none is under way."""
         if stream.busy:
             return
+        self._follow_model(stream)
         window = stream.waiting or stream.buffer.next()
         stream.waiting = None
         if window is None:
@@ -207,12 +257,15 @@ class Streams:
         suspicion = None
         if self._suspects.watching:
             suspicion = self._suspects.judge(_digest(stream, window), repeated=window.last_reading <= stream.restored)
-        if suspicion is None:
-            self._start(stream, window, None)
-        elif suspicion.poisonous:
+        if suspicion is not None and suspicion.poisonous:
             error = PoisonInput("it was being judged at two unclean stops of the box; it is not tried again")
             stream.busy = True
             self._reject(*self._request(stream, window, suspicion), error)
+        elif (left_s := stream.left_s(window)) is not None and left_s <= 0:
+            stream.busy = True
+            self._expire(*self._request(stream, window, suspicion), stream.route)
+        elif suspicion is None:
+            self._start(stream, window, None)
         elif self._pipeline.is_loading(stream.route.model):
             # Only what is about to be judged is marked.
             self._wait(stream, window)
@@ -249,7 +302,8 @@ class Streams:
         self, stream: _Stream, window: Window, suspicion: Suspicion | None
     ) -> tuple[InferenceRequest, Recording]:
         """A window has the part and the time of its last reading, and the flags of all."""
-        covered = [reading for reading in stream.readings if reading.number <= window.last_reading]
+        covered = stream.covered(window)
+        left_s = stream.left_s(window)
         request = InferenceRequest(
             model=stream.route.model,
             body=window.samples.tobytes(),
@@ -260,7 +314,7 @@ class Streams:
             override=stream.route.verdict,
             at=covered[-1].at,
             priority=stream.route.priority,
-            deadline_s=None if stream.route.expires_ms is None else stream.route.expires_ms / 1000,
+            deadline_s=None if left_s is None else max(0.0, left_s),
         )
         recording = Recording(
             route=stream.route.name,
@@ -292,7 +346,7 @@ class Streams:
         if error is None or self._stopping:
             return
         if isinstance(error, Expired):
-            self._pipeline.reject(request, error, None, recording)
+            self._expire(request, recording, stream.route)
             return
         if isinstance(error, Overloaded | ModelNotReady | LaneTimeout):
             self._post(lambda: self._wait(stream, window))
@@ -301,6 +355,11 @@ class Streams:
             log.error("inference_failed", source=request.source, exc_info=error)
             error = InferenceError(f"{type(error).__name__}: {error}")
         self._reject(request, recording, error)
+
+    def _expire(self, request: InferenceRequest, recording: Recording, route: RouteConfig) -> None:
+        """Nothing is wrong with it, but it is too late: its result says so, and the stream goes on."""
+        expired = Expired(f"it was not judged within {route.expires_ms} ms; nobody waits for it any more")
+        self._pipeline.reject(request, expired, None, recording)
 
     def _reject(self, request: InferenceRequest, recording: Recording, error: ApplianceError) -> None:
         letter = DeadLetter(
@@ -314,16 +373,34 @@ class Streams:
         announced = both(recording.done, when_added(partial(self._announce_letter, letter)))
         self._pipeline.reject(request, error, letter, msgspec.structs.replace(recording, done=announced))
 
+    def _follow_model(self, stream: _Stream) -> None:
+        """Its model may have been loaded anew, and take other windows now."""
+        try:
+            steps = self._window_of(stream.route)
+        except ApplianceError:
+            return  # what its windows meet says why
+        if not stream.fits(steps):
+            left_out = stream.cut(steps)
+            log.warning("windows_changed", route=stream.route.name, source=stream.source, size=stream.size)
+            if left_out:
+                log.warning("readings_not_joined", route=stream.route.name, source=stream.source, readings=left_out)
+            self._catch_up(stream)
+
     def _done(self, stream: _Stream, window: Window) -> None:
         self._free(stream)
+        stream.cursor = window.next
         while stream.readings and stream.readings[0].number < window.next[0]:
             stream.readings.popleft()
+        self._catch_up(stream)
+        self._advance(stream)
+
+    def _catch_up(self, stream: _Stream) -> None:
+        """Acknowledge what was held while the stream lagged, once it does no more."""
         if stream.name in self._lagging and stream.buffer.samples <= stream.lag_max:
             self._lagging.discard(stream.name)
             held, stream.held = stream.held, []
             for ack in held:
                 ack()
-        self._advance(stream)
 
     def _free(self, stream: _Stream) -> None:
         stream.busy = False

@@ -14,7 +14,7 @@ from appliance.core.schedule import Gear
 from appliance.core.tensors import Array
 
 Infer = Callable[[Mapping[str, Array]], dict[str, Array]]
-"""Logical name -> tensor, both ways. Belongs to the thread that made it; what it returns is the caller's to keep."""
+"""Logical name -> tensor, both ways. One thread at a time may call it; what it returns is the caller's to keep."""
 
 
 class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ class LoadedModel(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it runs: CPU, GPU, NPU, or `endpoint:<name>`. Lanes belong to it."""
+        """Where it runs: CPU, GPU, GPU.0, NPU, `delegate:<file>` or `endpoint:<name>`. Lanes belong to it."""
 
     @property
     def note(self) -> str | None:

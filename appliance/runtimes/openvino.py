@@ -9,7 +9,8 @@ memory grows with every shape it meets. Several rows run through a second compil
 they first come, in steps of BATCH_ROWS only; rows of ROW_BYTES_MAX and more run one by one, since batching them gains
 nothing on a CPU.
 
-**Compiled models.** One that was kept is imported for both gears, in a third of the time that compiling takes.
+**Compiled models.** One that was kept is imported for both gears, in a third of the time that compiling takes. It is
+kept after it proved itself; one that fails later is removed, and compiled afresh.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -33,6 +34,7 @@ from appliance.core.tensors import Array, TensorSpec
 from appliance.errors import InferenceError, ModelLoadError
 from appliance.hardware import fingerprint
 from appliance.runtimes import Infer, LoadOptions, compiled
+from appliance.runtimes.row_by_row import free_rows, row_by_row
 
 
 @contextmanager
@@ -72,6 +74,10 @@ _Threads = Gear | Literal["alone"]
 """How a compilation shares out its threads; `alone`: none but its caller's."""
 _Rows = Literal["row", "batch"]
 """What a compilation takes: one row, or a free number of rows."""
+_T = TypeVar("_T")
+
+_SAME = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
+"""How far a row in company may be from the same row alone, in shares of the output's largest number."""
 
 
 @cache
@@ -90,11 +96,16 @@ class _Tensor(msgspec.Struct, frozen=True):
 
 
 class _Signature(msgspec.Struct, frozen=True):
-    """What is fed and read. batches: the first axis of every tensor is free, in the manifest and in the file."""
+    """What is fed and read. batches: the first axis of every tensor is free, in the manifest and in the file.
+
+    free: the inputs whose first axis is free in the manifest. tolerance: of `_SAME`.
+    """
 
     inputs: tuple[_Tensor, ...]
     outputs: tuple[_Tensor, ...]
     batches: bool
+    free: tuple[str, ...]
+    tolerance: float
 
     def zeros(self, rows: int) -> dict[str, Array]:
         """An input in which every other free axis has length 1."""
@@ -102,6 +113,18 @@ class _Signature(msgspec.Struct, frozen=True):
             each.name: np.zeros((rows if self.batches else each.shape[0], *map(abs, each.shape[1:])), each.dtype)
             for each in self.inputs
         }
+
+    def samples(self, rows: int) -> dict[str, Array]:
+        """Rows that differ. Large whole numbers are 0 and 1 only, which every table of embeddings has."""
+        numbers = np.random.default_rng(rows)
+        found = {}
+        for name, zeros in self.zeros(rows).items():
+            if zeros.dtype.kind == "f":
+                found[name] = numbers.random(zeros.shape).astype(zeros.dtype)
+            else:
+                most = 127 if zeros.dtype in (np.uint8, np.int8) else 1
+                found[name] = numbers.integers(0, most, zeros.shape, endpoint=True).astype(zeros.dtype)
+        return found
 
 
 class OpenVinoModel:
@@ -116,27 +139,31 @@ class OpenVinoModel:
         gears: Mapping[Gear, ov.CompiledModel],
         *,
         device: str,
-        note: str | None,
+        notes: list[str],
         from_cache: bool,
-        compile_batch: Callable[[Gear], ov.CompiledModel] | None,
+        compile_batch: Callable[[Gear, Infer], ov.CompiledModel] | None,
     ) -> None:
         self.runtime = f"openvino {ov.__version__.split('-')[0]}"
         self.device = device
-        self.note = note
         self.batches = signature.batches
         self.gears: tuple[Gear, ...] = tuple(gears)
         self.from_cache = from_cache
         self._signature = signature
+        self._notes = notes
         self._compiled = dict(gears)
         self._compile_batch = compile_batch
         self._batch: dict[Gear, ov.CompiledModel | None] = {}
         self._lock = threading.Lock()
 
+    @property
+    def note(self) -> str | None:
+        return "; ".join(dict.fromkeys(self._notes)) or None
+
     def session(self, gear: Gear) -> Infer:
-        """Belongs to the thread that calls it. A gear that makes no difference here is the one there is."""
+        """A gear that makes no difference here is the one there is."""
         gear = gear if gear in self._compiled else self.gears[0]
         one = _row_session(self._compiled[gear], self._signature)
-        return self._batch_session(gear, one) if self.batches else one
+        return self._batch_session(gear, one) if self.batches else row_by_row(one, self._signature.free)
 
     def _batch_session(self, gear: Gear, one: Infer) -> Infer:
         inputs = [each.name for each in self._signature.inputs]
@@ -163,18 +190,21 @@ class OpenVinoModel:
 
     def _steps(self, gear: Gear, one: Infer) -> dict[int, Infer]:
         """Number of rows -> how to infer of so many at once, the most first."""
-        batch = self._batch_of(gear)
+        batch = self._batch_of(gear, one)
         if batch is None:
             return {1: one}
         return dict.fromkeys(BATCH_ROWS, _free_session(batch, self._signature, any_rows=True)) | {1: one}
 
-    def _batch_of(self, gear: Gear) -> ov.CompiledModel | None:
+    def _batch_of(self, gear: Gear, one: Infer) -> ov.CompiledModel | None:
         """The compilation with a free batch axis, None when rows run one by one. Made when the first batch comes."""
         if self._compile_batch is None:
             return None
         with self._lock:
             if gear not in self._batch:
-                self._batch[gear] = _proven_batch(self._compile_batch, gear, self._signature)
+                self._batch[gear] = None
+                # A file may claim a free batch axis and yet be made for one row.
+                with suppress(*_FAILURES):
+                    self._batch[gear] = self._compile_batch(gear, one)
             return self._batch[gear]
 
 
@@ -231,6 +261,9 @@ class _DeviceError(Exception):
     """The device failed at compiling, or at the first inference."""
 
 
+_FAILURES = (_DeviceError, ModelLoadError, InferenceError, RuntimeError)
+
+
 class _Loader:
     """One load on one device. notes: what could not be had as it was asked for."""
 
@@ -251,17 +284,37 @@ class _Loader:
         self._core = runtime
         self._device = device
         self._notes = notes
-        self._from_folder = False
-        self._kept: set[_Rows] = set()
         # Read once for all gears, which then share the weights.
         self._blobs: dict[_Rows, tuple[bool, ov.Tensor]] = {}
         self._models: dict[_Rows, tuple[bool, ov.Model]] = {}
         # Only of the CPU's compilations it is known that they depend on nothing but what the key names.
         self._folder = options.compiled_dir if device == "CPU" and options.compiled_bytes_max else None
+        self._fresh = options.fresh
+        if self._fresh:
+            self._forget()
 
     def load(self) -> OpenVinoModel:
+        return self._made(self._load)
+
+    def _made(self, make: Callable[[], _T]) -> _T:
+        """What `make` makes; when that fails with what was kept of an earlier start, it is made without."""
+        try:
+            return make()
+        except _FAILURES as error:
+            if not self._blobs:
+                raise
+            self._notes.append(f"a compiled model could not be used and was removed: {reason(error)}")
+            self._forget()
+            return make()
+        finally:
+            # Only loading needed them.
+            self._blobs.clear()
+            self._models.clear()
+
+    def _load(self) -> OpenVinoModel:
         first, batches = self._compilation("row", "latency")
-        signature = _sign(first, self._manifest, self._variant, batches)
+        tolerance = _SAME[self._options.precision or self._variant.precision]
+        signature = _sign(first, self._manifest, self._variant, batches, tolerance)
         took_s = _warm_up(first, signature)
         options = self._options
         gears: dict[Gear, ov.CompiledModel] = {"latency": first}
@@ -272,82 +325,79 @@ class _Loader:
             gears = {} if alone else gears
             gears["throughput"], _ = self._compilation("row", "alone" if alone else "throughput")
             _warm_up(gears["throughput"], signature)
-        self._drop()
+        self._keep("row", first, batches)
 
-        def compile_batch(gear: Gear) -> ov.CompiledModel:
-            try:
-                return self._compilation("batch", "alone" if alone else gear)[0]
-            finally:
-                self._drop()
+        def compile_batch(gear: Gear, one: Infer) -> ov.CompiledModel:
+            return self._made(lambda: self._batch("alone" if alone else gear, one, signature))
 
         small = sum(zeros.nbytes for zeros in signature.zeros(1).values()) < ROW_BYTES_MAX
         return OpenVinoModel(
             signature,
             gears,
             device=self._device,
-            note="; ".join(dict.fromkeys(self._notes)) or None,
-            from_cache=self._from_folder,
+            notes=self._notes,
+            from_cache=bool(self._blobs),
             compile_batch=compile_batch if batches and small and self._device == "CPU" else None,
         )
 
-    def _drop(self) -> None:
-        """What only loading needed."""
-        self._blobs.clear()
-        self._models.clear()
+    def _batch(self, threads: _Threads, one: Infer, signature: _Signature) -> ov.CompiledModel:
+        """A compilation that gives two rows together what `one` gives each of them alone."""
+        found, batches = self._compilation("batch", threads)
+        given = signature.samples(2)
+        together = _free_session(found, signature, any_rows=True)(given)
+        alone = row_by_row(one, signature.free)(given)
+        for name, wanted in alone.items():
+            if not _alike(together[name], wanted, signature.tolerance):
+                raise _DeviceError(f"output {name!r} of two rows together is not that of the rows alone")
+        self._keep("batch", found, batches)
+        return found
 
     def _compilation(self, rows: _Rows, threads: _Threads) -> tuple[ov.CompiledModel, bool]:
         """The compiled model, and whether the file has a free batch axis."""
         settings = _settings(self._device, threads, self._options, self._variant)
-        blob = self._blobs.get(rows)
-        if blob is None and rows not in self._models:
-            blob = self._from_disk(rows)
-        if blob is not None:
-            try:
-                with _on_cores(self._options.compile_threads):
-                    found = self._core.import_model(blob[1], self._device, settings)
-            except RuntimeError as error:
-                self._notes.append(f"a compiled model could not be used and was removed: {reason(error)}")
-                self._forget()
-                self._from_folder = False
-            else:
-                self._blobs[rows] = blob
-                return found, blob[0]
+        if rows not in self._models and rows not in self._blobs:
+            self._from_disk(rows)
+        if rows in self._blobs:
+            batches, blob = self._blobs[rows]
+            with _on_cores(self._options.compile_threads):
+                return self._core.import_model(blob, self._device, settings), batches
         if rows not in self._models:
             model = _read(self._core, self._variant, self._files)
             self._models[rows] = _fit(model, self._manifest, self._variant, rows), model
         batches, model = self._models[rows]
         try:
             with _on_cores(self._options.compile_threads):
-                found = self._core.compile_model(model, self._device, settings)
+                return self._core.compile_model(model, self._device, settings), batches
         except RuntimeError as error:
             raise _DeviceError(reason(error)) from error
-        self._keep(rows, found, batches)
-        return found, batches
 
     def _keep(self, rows: _Rows, found: ov.CompiledModel, batches: bool) -> None:
-        """For the next start; once, since every gear can be made of it."""
-        if self._folder is None or rows in self._kept:
+        """For the next start, unless it is from there; every gear can be made of it."""
+        if self._folder is None or rows in self._blobs:
             return
-        self._kept.add(rows)
-        content = bytes([batches]) + found.export_model().getvalue()
         try:
+            content = bytes([batches]) + found.export_model().getvalue()
             compiled.write(self._folder, self._key(rows), content, self._options.compiled_bytes_max)
+        except RuntimeError as error:
+            self._notes.append(f"the compiled model is not kept: {reason(error)}")
         except OSError as error:
             self._notes.append(f"the compiled model is not kept: {error.strerror}")
 
-    def _from_disk(self, rows: _Rows) -> tuple[bool, ov.Tensor] | None:
-        if self._folder is None or self._options.fresh:
-            return None
+    def _from_disk(self, rows: _Rows) -> None:
+        if self._folder is None or self._fresh:
+            return
         try:
             content = compiled.read(self._folder, self._key(rows))
         except OSError as error:
             self._notes.append(f"compiled afresh: {error.strerror}")
-            return None
-        self._from_folder |= content is not None
-        return None if content is None else _unpack(content)
+            return
+        if content is not None:
+            self._blobs[rows] = _unpack(content)
 
     def _forget(self) -> None:
+        """Both compilations, for good."""
         self._blobs.clear()
+        self._fresh = True
         if self._folder is not None:
             for rows in ("row", "batch"):
                 compiled.forget(self._folder, self._key(rows))
@@ -441,7 +491,9 @@ def _fit(model: ov.Model, manifest: ModelManifest, variant: Variant, rows: _Rows
     return batches
 
 
-def _sign(compiled_model: ov.CompiledModel, manifest: ModelManifest, variant: Variant, batches: bool) -> _Signature:
+def _sign(
+    compiled_model: ov.CompiledModel, manifest: ModelManifest, variant: Variant, batches: bool, tolerance: float
+) -> _Signature:
     """The compiled model for one row, as the manifest names it. Raises ModelLoadError when it is another."""
 
     def tensors(specs: tuple[TensorSpec, ...], ports: list[ov.ConstOutput], what: str) -> tuple[_Tensor, ...]:
@@ -465,6 +517,8 @@ def _sign(compiled_model: ov.CompiledModel, manifest: ModelManifest, variant: Va
         tensors(manifest.inputs, compiled_model.inputs, "input"),
         tensors(manifest.outputs, compiled_model.outputs, "output"),
         batches,
+        free_rows(manifest.inputs),
+        tolerance,
     )
 
 
@@ -507,16 +561,13 @@ def _warm_up(compiled_model: ov.CompiledModel, signature: _Signature) -> float:
     return best_s
 
 
-def _proven_batch(
-    compile_batch: Callable[[Gear], ov.CompiledModel], gear: Gear, signature: _Signature
-) -> ov.CompiledModel | None:
-    """A file may claim a free batch axis and yet be made for one row."""
-    with suppress(_DeviceError, ModelLoadError, InferenceError, RuntimeError):
-        found = compile_batch(gear)
-        outputs = _free_session(found, signature, any_rows=True)(signature.zeros(2))
-        if all(len(output) == 2 for output in outputs.values()):
-            return found
-    return None
+def _alike(found: Array, wanted: Array, tolerance: float) -> bool:
+    """Within `tolerance` of the largest number that is wanted; what is not finite is the same on both sides."""
+    if found.shape != wanted.shape:
+        return False
+    found, wanted = found.astype(np.float64), wanted.astype(np.float64)
+    most = float(np.abs(wanted).max(initial=0, where=np.isfinite(wanted)))
+    return bool(np.allclose(found, wanted, rtol=0, atol=tolerance * most, equal_nan=True))
 
 
 def _row_session(compiled_model: ov.CompiledModel, signature: _Signature) -> Infer:

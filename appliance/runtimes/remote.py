@@ -1,16 +1,21 @@
 """A model that runs on another server, behind the `LoadedModel` seam: Open Inference Protocol v2 over HTTP.
 
 Tensors go as binary data, to servers that cannot read that as JSON. Each session keeps one connection. A server that is
-away stops nothing here: the model loads, its calls fail at once, and a call a second tries again.
+away stops nothing here: the model loads, its calls fail at once, and a call a second tries again. A call with all that
+it asks the server, a second attempt included, ends within `timeout_s` of the endpoint.
 """
 
 from __future__ import annotations
 
 import http.client
+import io
 import json
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +31,7 @@ from appliance.core.schedule import Gear
 from appliance.core.tensors import Array, TensorSpec
 from appliance.errors import DTypeError, InferenceError, InputError, ModelLoadError, RemoteUnavailable
 from appliance.runtimes import Infer
+from appliance.runtimes.row_by_row import free_rows, row_by_row
 
 RETRY_S = 1.0
 """How long nobody tries again after a server was found to be away."""
@@ -77,13 +83,14 @@ class RemoteLoaded:
 
     @property
     def batches(self) -> bool:
-        return all(spec.shape[0] == -1 for spec in self._manifest.inputs)
+        return all(spec.shape[0] == -1 for spec in (*self._manifest.inputs, *self._manifest.outputs))
 
     def session(self, gear: Gear) -> Infer:
         """Calls raise RemoteUnavailable while the server is away or has no room, InferenceError when it refuses."""
         connection = _Connection(self._endpoint)
 
         def infer(tensors: Mapping[str, Array]) -> dict[str, Array]:
+            connection.start()
             if not self._compared:
                 try:
                     self._greet(connection)
@@ -94,7 +101,7 @@ class RemoteLoaded:
             self._note = None
             return outputs
 
-        return infer
+        return infer if self.batches else row_by_row(infer, free_rows(self._manifest.inputs))
 
     def greet(self) -> None:
         """Ask the server who it is and compare the model; a server that is away is noted.
@@ -102,6 +109,7 @@ class RemoteLoaded:
         Raises ModelLoadError when the model there is another one.
         """
         connection = _Connection(self._endpoint)
+        connection.start()
         try:
             self._greet(connection)
         except RemoteUnavailable as error:
@@ -213,16 +221,81 @@ class _Endpoint:
         return RemoteUnavailable(self.away)
 
 
+class _Time:
+    """What is left to a call."""
+
+    def __init__(self, whole_s: float) -> None:
+        self.whole_s = whole_s
+        self._ends_at = time.monotonic() + whole_s
+
+    def start(self) -> None:
+        self._ends_at = time.monotonic() + self.whole_s
+
+    def left_s(self) -> float:
+        """Raises TimeoutError when it is over."""
+        left_s = self._ends_at - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        return left_s
+
+
+class _Socket:
+    """What `http.client` uses of a socket; each step may take what is left of the call's time."""
+
+    def __init__(self, inner: socket.socket, time_of_call: _Time) -> None:
+        self._inner = inner
+        self._time = time_of_call
+
+    def ready(self) -> socket.socket:
+        self._inner.settimeout(self._time.left_s())
+        return self._inner
+
+    def sendall(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self.ready().send(rest) :]
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_File(self, self._inner.makefile("rb", 0)))
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _File(io.RawIOBase):
+    """The reading end of a `_Socket`; the socket stays open for as long as this does."""
+
+    def __init__(self, over: _Socket, inner: socket.SocketIO) -> None:
+        self._over = over
+        self._inner = inner
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._over.ready()
+        return self._inner.readinto(buffer)
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
 class _Connection:
-    """One kept connection, belonging to one thread."""
+    """One kept connection, used by one thread at a time."""
 
     def __init__(self, endpoint: _Endpoint) -> None:
         url = urlsplit(endpoint.config.url)
         self._endpoint = endpoint
-        self._host, self._port, self._base = url.hostname or "", url.port, url.path.rstrip("/")
-        self._timeout_s = endpoint.config.timeout_s
+        self._host, self._base = url.hostname or "", url.path.rstrip("/")
+        self._port = url.port or (80 if endpoint.tls is None else 443)
+        self._time = _Time(endpoint.config.timeout_s)
         self._http: http.client.HTTPConnection | None = None
         self._headers: dict[str, str] = {}
+
+    def start(self) -> None:
+        """A call: from now on its time runs."""
+        self._time.start()
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -236,7 +309,7 @@ class _Connection:
             answer, content = self._exchange(method, path, body, headers or {})
         except TimeoutError as error:
             self.close()
-            raise self._endpoint.lost(f"did not answer within {self._timeout_s:g} s") from error
+            raise self._endpoint.lost(f"did not answer within {self._time.whole_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise self._endpoint.lost(f"does not answer: {str(error) or type(error).__name__}") from error
@@ -285,7 +358,6 @@ class _Connection:
         body: bytes | None,
         headers: Mapping[str, str],
     ) -> tuple[http.client.HTTPResponse, bytes]:
-        ends_at = time.monotonic() + self._timeout_s
         connection.request(method, self._base + path, body, {**self._headers, **headers})
         answer = connection.getresponse()
         content = bytearray()
@@ -298,9 +370,6 @@ class _Connection:
             left = None if left is None else left - len(chunk)
             if len(content) > _ANSWER_BYTES_MAX:
                 raise http.client.HTTPException(f"its answer is above {_ANSWER_BYTES_MAX} bytes")
-            # Each read has the time limit of the socket; all together have it too.
-            if time.monotonic() > ends_at:
-                raise TimeoutError
         if left:
             raise http.client.IncompleteRead(bytes(content), left)
         answer.close()
@@ -314,9 +383,40 @@ class _Connection:
         if config.token_file is not None:
             # Read with every connection, so that a new token needs no restart.
             self._headers["Authorization"] = f"Bearer {_token(config.token_file)}"
-        if self._endpoint.tls is None:
-            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
-        return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._endpoint.tls)
+        tls = self._endpoint.tls
+        connection: Any = (http.client.HTTPConnection if tls is None else http.client.HTTPSConnection)(
+            self._host, self._port
+        )
+        # It would open another socket in place of a closed one, without a time limit.
+        connection.auto_open = 0
+        inner = self._open()
+        try:
+            if tls is not None:
+                inner.settimeout(self._time.left_s())
+                inner = tls.wrap_socket(inner, server_hostname=self._host)
+        except BaseException:
+            inner.close()
+            raise
+        connection.sock = _Socket(inner, self._time)
+        opened: http.client.HTTPConnection = connection
+        return opened
+
+    def _open(self) -> socket.socket:
+        """The first address that answers; one that is silent leaves time for the others."""
+        addresses = _addresses(self._host, self._port, self._time.left_s())
+        for index, (family, kind, number, _, address) in enumerate(addresses):
+            inner = socket.socket(family, kind, number)
+            try:
+                inner.settimeout(self._time.left_s() / (len(addresses) - index))
+                inner.connect(address)
+                inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError:
+                inner.close()
+                if index == len(addresses) - 1:
+                    raise
+            else:
+                return inner
+        raise OSError(f"{self._host} has no address")
 
 
 def load_remote(manifest: ModelManifest, variant: Variant, endpoints: Mapping[str, EndpointConfig]) -> RemoteLoaded:
@@ -341,6 +441,29 @@ def load_remote(manifest: ModelManifest, variant: Variant, endpoints: Mapping[st
     loaded = RemoteLoaded(manifest, variant, _Endpoint(name, endpoint))
     loaded.greet()
     return loaded
+
+
+def prove(name: str, config: EndpointConfig) -> None:
+    """Ask an endpoint whether it is ready. Raises ModelLoadError, RemoteUnavailable or InferenceError."""
+    connection = _Connection(_Endpoint(name, config))
+    try:
+        connection.ask("GET", "/v2/health/ready")
+    finally:
+        connection.close()
+
+
+def _addresses(host: str, port: int, timeout_s: float) -> list[Any]:
+    """As `socket.getaddrinfo`, which knows no time limit: a thread of its own asks it."""
+    found: Future[list[Any]] = Future()
+
+    def look_up() -> None:
+        try:
+            found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            found.set_exception(OSError(str(error)))
+
+    threading.Thread(target=look_up, name="look-up", daemon=True).start()
+    return found.result(timeout_s)
 
 
 def _tls(name: str, endpoint: EndpointConfig) -> ssl.SSLContext | None:

@@ -26,6 +26,7 @@ from appliance.core.schedule import Gear
 from appliance.core.tensors import Array
 from appliance.errors import InferenceError, ModelLoadError
 from appliance.runtimes import Infer, LoadOptions
+from appliance.runtimes.row_by_row import free_rows, row_by_row
 
 # tflite-runtime is there only where somebody asked for it, so it comes first.
 _PACKAGES = (
@@ -60,6 +61,7 @@ class TfliteModel:
         self._content = content
         self._threads = threads
         self._delegate = delegate
+        self._free = free_rows(manifest.inputs)
         self._inputs = {spec.name: variant.tensors.get(spec.name, spec.name) for spec in manifest.inputs}
         self._outputs = {spec.name: variant.tensors.get(spec.name, spec.name) for spec in manifest.outputs}
         zeros = {spec.name: np.zeros(tuple(map(abs, spec.shape)), spec.dtype) for spec in manifest.inputs}
@@ -76,7 +78,7 @@ class TfliteModel:
         inputs = _details(interpreter.get_input_details(), self._inputs)
         outputs = _details(interpreter.get_output_details(), self._outputs)
 
-        def infer(tensors: Mapping[str, Array]) -> dict[str, Array]:
+        def one(tensors: Mapping[str, Array]) -> dict[str, Array]:
             try:
                 for name, detail in inputs.items():
                     interpreter.set_tensor(detail["index"], _quantise(tensors[name], detail))
@@ -88,7 +90,7 @@ class TfliteModel:
             except (ValueError, RuntimeError) as error:
                 raise InferenceError(f"{self.runtime} refused the input: {_one_line(error)}") from error
 
-        return infer
+        return row_by_row(one, self._free)
 
 
 def load_tflite(

@@ -57,7 +57,7 @@ RULE = VerdictRule(count_review_min=7, count_ng_min=10)
 IOU_MAX = 0.5
 # A precision-recall curve needs candidates far below the shipped threshold.
 SCORE_LEAST = 0.02
-SCORE_ROOM = 0.08
+SCORE_ROOM = 0.06
 TOLERANCES = {"openvino-f32": 0.02, "tflite-int8": 0.1}
 FLOAT_OPS = ("SUB", "MUL", "LOGISTIC", "CONCATENATION", "RESHAPE", "TRANSPOSE")
 # A cell takes part in finding a part when its centre is at most so many cells from the part's.
@@ -102,7 +102,13 @@ touching or partly hidden; then uneven light, blur, motion, grain, and JPEG of q
 scenes of 300 to 360 rows; tests: {test} of 480x640 from other seeds.
 
 The threshold comes from validation scenes, for the network and for the baseline alike: the one that counts most of
-them right. No test scene was looked at before.
+them right. After a first training on 256x256, errors on training and validation scenes were looked at: nuts and
+washers were taken for each other. So a second phase on 320x320 was added. No figure of a test scene led to a change.
+
+## Where it errs
+Nuts and washers, of any size, are taken for each other or found as both: on the validation scenes three quarters of the
+wrong labels, and the main reason why every label is counted exactly in only about half of the scenes. Of the parts that
+are missed there, more than a third are cut by the picture's edge; bolts are missed most.
 
 ## What it is not for
 Counting real parts: the figures say how well the network finds such drawings, and six photographed coins, that it has
@@ -538,9 +544,9 @@ def labels(scene: Scene) -> list[str]:
 
 def golden_cases() -> dict[str, list[Case]]:
     """By verdict, the pictures to choose a golden case from."""
-    counts = {"ok": (3, 6), "review": (7, 9), "ng": (11, 12)}
+    counts = {"ok": (3, 6), "review": (7, 9), "ng": (10, 12)}
     return {
-        verdict: [Case((SEED, 5, kind, number), "test", (360, 480), None, span, 85) for number in range(100)]
+        verdict: [Case((SEED, 5, kind, number), "test", (360, 480), None, span, 85) for number in range(200)]
         for kind, (verdict, span) in enumerate(counts.items())
     }
 
@@ -577,21 +583,23 @@ def _sure(found: Mapping[str, tuple[Region, ...]], scene: Scene, verdict: str, l
     best, second = found["openvino-f32"][:2]
     if best.label != second.label and best.score - second.score < 0.01:
         return False
+    expected = truth(scene)
     for variant, regions in found.items():
         kept = above([regions], least)[0]
-        parts = truth(scene)
-        if len(kept) != len(parts) or any(abs(region.score - least) < SCORE_ROOM for region in regions):
+        left = list(expected)
+        if len(kept) != len(left) or any(abs(region.score - least) < SCORE_ROOM for region in regions):
             return False
         for region in kept:
-            near = [part for part in parts if part[0] == region.label and belt.overlap(part[1], region.box) >= 0.8]
+            near = [part for part in left if part[0] == region.label and belt.overlap(part[1], region.box) >= 0.75]
             if len(near) != 1:
                 return False
-            parts.remove(near[0])
-        off = abs(kept[0].score - best.score)
-        if kept[0].label != best.label or off > TOLERANCES[variant] / 2:
+            left.remove(near[0])
+        if kept[0].label != best.label or abs(kept[0].score - best.score) > TOLERANCES[variant] / 2:
             return False
         if judge(Prediction(regions=kept), RULE) != verdict:
             return False
+        # The first variant is compared with the parts, the next with what that one found.
+        expected = [(region.label, region.box) for region in kept]
     return True
 
 

@@ -22,7 +22,8 @@ public class Calls {
     File picture = new File(arguments[1]);
 
     JudgeApi judge = new JudgeApi(box);
-    RecordedResult result = judge.predictPicture("surface", picture, true, null, "P-1", null, null, "generated", null, null);
+    RecordedResult result = judge.predictPicture(
+        "surface", picture, true, null, null, "P-1", null, null, "generated", null, null);
     say("picture", result.getVerdict(), result.getRecorded());
     result = judge.predictForm("surface", picture, null, null, "P-2", null, null, "generated");
     say("form", result.getVerdict(), result.getPart());
@@ -34,7 +35,8 @@ public class Calls {
     say("results", page.getResults().size(), page.getResults().get(0).getSource());
 
     InferTensor tensor = new InferTensor().name("image").datatype("BYTES").shape(List.of(1L)).data(List.of(text));
-    InferResponse answer = new OpenInferenceProtocolApi(box).infer("surface", new InferRequest().inputs(List.of(tensor)));
+    InferResponse answer = new OpenInferenceProtocolApi(box).infer(
+        "surface", new InferRequest().inputs(List.of(tensor)), null, null, null, null, null);
     say("tensors", answer.getModelName(), answer.getOutputs().get(0).getName(), answer.getParameters().get("verdict"));
   }
 

@@ -11,9 +11,11 @@ import httpx
 import numpy as np
 import pytest
 
+from appliance.config import HttpConfig
 from appliance.errors import ModelNotFound
-from appliance.http.vision import detector
+from appliance.http.vision import detector, vision_door
 from appliance.slots import Slots
+from tests.support import door as alone
 from tests.support.box import Box, running_box
 from tests.support.models import encode, picture, spotted, write_model
 from tests.support.records import results
@@ -139,7 +141,22 @@ def test_request_without_one_picture(box: Box) -> None:
 def test_model_that_is_not_there_or_does_not_locate(box: Box) -> None:
     assert "'tyni'" in error(ask(box, to="custom/tyni"), 404)
     assert "/v1/predict/classes" in error(ask(box, to="custom/classes"), 400)
-    error(ask(box, to="custom/shake"), 415)
+    assert "/v1/predict/shake" in error(ask(box, to="custom/shake"), 400)
+
+
+def test_model_that_does_not_locate_is_not_asked() -> None:
+    asked = alone.Asked()
+    slots = alone.slots_with(postprocess=SimpleNamespace(boxes=None, heatmap=None))
+    door = vision_door(asked.pipeline, slots, HttpConfig())
+    reply = alone.post(door, "/v1/vision/custom/m", files={"image": ("image", spotted())})
+    assert "does not say where" in error(reply, 400)
+    assert asked.requests == []
+
+
+def test_compressed_body_is_refused_by_its_coding(box: Box) -> None:
+    files = {"image": ("image", spotted())}
+    reply = box.http.post("/v1/vision/detection", files=files, headers={"Content-Encoding": "gzip"})
+    assert "uncompressed" in error(reply, 415)
 
 
 def test_wrong_path_and_method(box: Box) -> None:

@@ -16,6 +16,8 @@ from appliance.core.protocol import Result
 from appliance.http import openapi
 from appliance.http.door import create_app
 from appliance.http.openapi.own import EXAMPLE_PICTURE
+from appliance.http.origin import FIELDS
+from appliance.http.predict import UploadOptions
 from tests.support.box import Box, running_box
 from tests.support.mqtt import device
 from tests.support.openapi import Call, calls, check, has_example, references, request_of, resolve
@@ -94,6 +96,35 @@ def test_body_forms_share_a_real_path_and_keep_their_options_out_of_the_query() 
             assert len(call.bodies) == 1, call.id
 
 
+def named(call: Call, where: str) -> set[str]:
+    return {each["name"] for each in call.operation.get("parameters", []) if each["in"] == where}
+
+
+def test_every_option_of_an_upload_is_documented() -> None:
+    options = set(UploadOptions.__struct_fields__)
+    assert named(BY_ID["predictPicture"], "query") == options
+    # There the path says it.
+    assert named(BY_ID["predictPictureVersion"], "query") == options - {"version"}
+
+
+def test_every_call_that_judges_says_how_to_name_the_part_and_a_deadline() -> None:
+    judging = [call for call in CALLS if call.method == "post" and not call.path.startswith("/v2/repository")]
+    assert len(judging) > 20
+    for call in judging:
+        (content, *_) = call.bodies.values()
+        schema = content["schema"]
+        body = resolve(schema["$ref"], DOCUMENT)["properties"] if "$ref" in schema else {}
+        headers = named(call, "header")
+        assert {f"X-{name.title()}" for name in FIELDS} <= headers or set(FIELDS) <= set(body), call.id
+        assert "X-Timeout-Ms" in headers, call.id
+        assert "X-Cache" in call.operation["responses"]["200"]["headers"], call.id
+
+
+def test_headers_of_errors_are_documented() -> None:
+    for response in DOCUMENT["components"]["responses"].values():
+        assert set(response["headers"]) == {"Retry-After", "Allow"}
+
+
 def test_every_example_is_as_its_schema_says() -> None:
     shown = [content for call in CALLS for content in call.bodies.values()]
     for call in CALLS:
@@ -110,15 +141,14 @@ def test_every_example_is_as_its_schema_says() -> None:
 
 
 def test_every_handler_of_the_box_is_documented() -> None:
-    """Of the doors that are applications of their own, the mount is all that can be seen from outside."""
+    """Of the doors that are applications of their own, where they begin is all that can be seen from outside."""
     nothing = cast(Any, None)
     app = create_app(HttpConfig(), nothing, nothing, nothing, nothing, nothing, Path("results.db"))
     documented = {call.path.replace("{id}", "{number:int}").replace("{source}", "{source:str}") for call in CALLS}
-    undocumented = {route.path for route in app.routes} - documented
-    mounts = {"/v1/predict", "/v1/models", "/v1/vision", "/v2"}
-    assert {path for path in undocumented if not path.startswith("/hmi")} - mounts == {"/", "/docs", "/favicon.ico"}
-    for mount in mounts:
-        assert any(path.startswith(mount) for path in documented)
+    undocumented = {route.path for route in app.rest.routes} - documented
+    assert {path for path in undocumented if not path.startswith("/hmi")} == {"/", "/docs", "/favicon.ico"}
+    for door, _, _ in app.doors:
+        assert any(path.startswith(door) for path in documented)
 
 
 def test_every_error_code_is_listed_with_its_status() -> None:
@@ -173,8 +203,14 @@ def test_picture_with_findings_is_answered_as_documented(box: Box, name: str) ->
     request.headers["Accept"] = "image/jpeg"
     reply = box.http.send(request)
     assert (reply.status_code, reply.headers["content-type"]) == (200, "image/jpeg")
-    assert "image/jpeg" in BY_ID[name].operation["responses"]["200"]["content"]
+    answer = BY_ID[name].operation["responses"]["200"]
+    assert "image/jpeg" in answer["content"]
     assert reply.headers["x-verdict"] == "ng"
+    request.headers["Idempotency-Key"] = name
+    repeated = [box.http.send(request) for _ in range(2)][1]
+    assert repeated.headers["idempotency-replayed"] == "true"
+    said = {header for header in repeated.headers if header.startswith(("x-", "idempotency-"))}
+    assert said - {header.lower() for header in answer["headers"]} == {"x-content-type-options"}
 
 
 def test_nothing_newer_is_answered_304_as_documented(box: Box) -> None:

@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import http.client
 import json
 import shutil
 import socket
+import threading
 import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import httpx
 import numpy as np
 import pytest
 
+from appliance.app import Box as LocalBox
+from appliance.config import load
 from appliance.core import oip
 from appliance.core.tensors import Array
-from tests.support.box import Box, running_box
-from tests.support.models import WINDOW_SIZE, picture, write_model
+from appliance.http import oip as door_module
+from appliance.http.oip import oip_door
+from appliance.http.status import Status
+from appliance.pipeline import Pipeline
+from tests.support.box import Box, running_box, write_config
+from tests.support.models import FEATURES, WINDOW_SIZE, picture, write_model
 from tests.support.wait import until
 
 BODY_BYTES_MAX = 1 << 20
 BODY_S_MAX = 1.0
 BRIGHT, DARK = picture(230), picture(20)
+CHANGES = ("load", "unload")
 LENGTH = "Inference-Header-Content-Length"
 TENSOR = {"name": "image", "datatype": "FP32", "shape": [-1, 8, 8, 3]}
 PROBABILITIES = {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]}
 HEATMAP = {"name": "heatmap", "datatype": "FP32", "shape": [-1, 8, 8]}
+CLASSIFIED = {"name": "probabilities", "parameters": {"classification": 1}}
+NO_HEATMAP = {
+    "outputs": [{"name": "probabilities", "dtype": "float32", "shape": [-1, 2]}],
+    "postprocess": {"classes": "probabilities", "normal_label": "good"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     write_model(root, "tiny")
     write_model(root, "shake", kind="window")
+    write_model(root, "double", kind="tensor")
     return root
 
 
@@ -151,7 +166,7 @@ def test_statistics_count_rows_calls_and_failures(box: Box) -> None:
     assert counts["fail"]["count"] - before["inference_stats"]["fail"]["count"] == 1
     assert abs(after["last_inference"] / 1000 - time.time()) < 60
     names = [each["name"] for each in box.http.get("/v2/models/stats").json()["model_stats"]]
-    assert names == ["shake", "tiny"]
+    assert names == ["double", "shake", "tiny"]
 
 
 # Inference.
@@ -224,8 +239,7 @@ def test_halves_are_widened(box: Box, datatype: str) -> None:
 
 
 def test_classes_instead_of_scores(box: Box) -> None:
-    outputs = [{"name": "probabilities", "parameters": {"classification": 1}}]
-    (output,) = ask(box, tensor(grey(0.25, 1.0)), outputs=outputs)["outputs"]
+    (output,) = ask(box, tensor(grey(0.25, 1.0)), outputs=[CLASSIFIED])["outputs"]
     assert (output["datatype"], output["shape"]) == ("BYTES", [2, 1])
     assert output["data"] == ["0.750000:1:bad", "1.000000:0:good"]
 
@@ -376,7 +390,18 @@ def test_input_that_does_not_fit_is_refused(box: Box, changes: dict[str, Any], w
         ({"outputs": [{"name": "heatmap", "parameters": {"classification": "3"}}]}, "classification"),
         ({"parameters": {"timeout": -5}}, "timeout"),
         ({"parameters": {"timeout": "soon"}}, "timeout"),
+        ({"parameters": {"timeout": True}}, "timeout"),
+        ({"parameters": {"timeout": 1 << 63}}, "timeout"),
         ({"parameters": {"priority": -1}}, "priority"),
+        ({"parameters": {"priority": True}}, "priority"),
+        ({"parameters": {"durable": "true"}}, "durable"),
+        ({"parameters": {"durable": 1}}, "durable"),
+        ({"parameters": {"durable": 0}}, "durable"),
+        ({"parameters": {"source": 0}}, "source"),
+        ({"parameters": {"source": False}}, "source"),
+        ({"parameters": {"part": False}}, "part"),
+        ({"parameters": {"lot": True}}, "lot"),
+        ({"parameters": {"recipe": "\n"}}, "recipe"),
         ({"parameters": {"source": "no spaces"}}, "source"),
         ({"parameters": {"part": "x" * 1000}}, "part"),
         ({"parameters": {"nested": {"a": 1}}}, "parameters"),
@@ -439,16 +464,26 @@ def test_body_over_the_limit_is_refused(box: Box) -> None:
         ("/v2/models/%2e%2e", "Request for unknown model"),
         ("/v2/models/..%2F..%2Fetc%2Fpasswd", "Request for unknown model"),
         ("/v2/models/tiny%00", "nothing"),
-        ("/v2/models/tiny/nothing", "'nothing'"),
         ("/v2/models/" + "x" * 5000, "Request for unknown model"),
-        ("/v2/models", "nothing here"),
-        ("/v2/nothing", "nothing here"),
-        ("/v2/models/tiny/versions/1/..", "'..'"),
+        ("/v2/models", "there is nothing at /v2/models;"),
+        ("/v2/nothing", "there is nothing at /v2/nothing;"),
+        ("/v2/models/tiny/nothing", "there is nothing at"),
+        ("/v2/models/tiny/versions/1/..", "there is nothing at"),
+        ("/v2/repository", "there is nothing at"),
+        ("/v2/repository/models/tiny/reload", "there is nothing at"),
     ],
 )
 def test_what_is_not_there(box: Box, path: str, words: str) -> None:
     # As it is written: the client would take out what leads up.
     check_refused(box, raw_get(box, path), 404, words)
+
+
+@pytest.mark.parametrize("path", ["/v2/nothing", "/v2/models/tiny/nothing", "/v2/models", "/v2/repository/other"])
+def test_nothing_is_there_by_another_method_either(box: Box, path: str) -> None:
+    for method in ("POST", "DELETE"):
+        reply = box.http.request(method, path)
+        assert "allow" not in reply.headers
+        check_refused(box, reply, 404, "there is nothing at")
 
 
 @pytest.mark.parametrize("to", ["nothing", "tiny/versions/9", "..%2F..%2Fetc", "%2e%2e"])
@@ -464,6 +499,8 @@ def test_unknown_model_is_called_so(box: Box, to: str) -> None:
         ("GET", "/v2/repository/index", "POST"),
         ("DELETE", "/v2/models/tiny", "GET, HEAD"),
         ("POST", "/v2/health/live", "GET, HEAD"),
+        ("POST", "/v2/models/tiny/versions/1/stats", "GET, HEAD"),
+        ("GET", "/v2/repository/models/tiny/load", "POST"),
     ],
 )
 def test_wrong_method(box: Box, method: str, path: str, allow: str) -> None:
@@ -491,22 +528,57 @@ def test_caller_that_hangs_up_and_one_that_is_slow(box: Box) -> None:
     assert box.events("unexpected") == []
 
 
-def test_ten_thousand_refusals_leave_nothing_behind(box: Box) -> None:
+def test_more_rows_than_a_call_may_have_are_refused(box: Box) -> None:
+    rows = np.zeros((5000, FEATURES), np.float32)
+    check_refused(box, post(box, rows.tobytes(), "double", {LENGTH: "0"}), 400, "5000 rows")
+
+
+@pytest.mark.parametrize("path", ["/v2/repository/index", *(f"/v2/repository/models/tiny/{x}" for x in CHANGES)])
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b'{"\xff": 1}', 400, "not a JSON object"),
+        (b'{"a": "\xff"}', 400, "not a JSON object"),
+        (b"[" * 5000, 400, "not a JSON object"),
+        (b'{"a": "' + b"x" * (64 << 10) + b'"}', 413, "at most 65536"),
+    ],
+    ids=["name", "value", "deep", "large"],
+)
+def test_repository_refuses_what_is_no_object(box: Box, path: str, body: bytes, status: int, words: str) -> None:
+    check_refused(box, box.http.post(path, content=body), status, words)
+
+
+def bad_requests() -> list[tuple[str, bytes, dict[str, str]]]:
+    """For each door, what it refuses at several depths: path, body, headers."""
     body, json_bytes = oip.encode_request({"image": grey(0.25)}, ["heatmap"], binary=True)
-    bad: list[tuple[bytes, dict[str, str]]] = [
-        (b"[" * 5000, {}),
-        (json.dumps({"inputs": [tensor(shape=[1 << 60])]}).encode(), {}),
-        (json.dumps({"inputs": [tensor(data=["x"] * 192)]}).encode(), {}),
-        (body[:-1], {LENGTH: str(json_bytes)}),
-        (gzip.compress(bytes(BODY_BYTES_MAX + 1)), {"Content-Encoding": "gzip"}),
+    oip_path, tfs_path = "/v2/models/tiny/infer", "/v1/models/tiny:predict"
+    form = b'--xyz\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n%s\r\n--xyz--\r\n'
+    multipart = {"Content-Type": "multipart/form-data; boundary=xyz"}
+    return [
+        (oip_path, b"[" * 5000, {}),
+        (oip_path, json.dumps({"inputs": [tensor(shape=[1 << 60])]}).encode(), {}),
+        (oip_path, json.dumps({"inputs": [tensor(data=["x"] * 192)]}).encode(), {}),
+        (oip_path, body[:-1], {LENGTH: str(json_bytes)}),
+        (oip_path, gzip.compress(bytes(BODY_BYTES_MAX + 1)), {"Content-Encoding": "gzip"}),
+        (tfs_path, b"[" * 5000, {}),
+        (tfs_path, json.dumps({"instances": grey(0.25)[:, 1:].tolist()}).encode(), {}),
+        (tfs_path, json.dumps({"instances": [{"b64": base64.b64encode(BRIGHT[:60]).decode()}]}).encode(), {}),
+        *[(path, form % BRIGHT[:60], multipart) for path in ("/v1/predict/tiny", "/v1/vision/detection")],
+        *[(path, form[:40], multipart) for path in ("/v1/predict/tiny", "/v1/vision/detection")],
     ]
+
+
+def test_ten_thousand_refusals_at_all_doors_leave_nothing_behind(box: Box) -> None:
+    bad = bad_requests()
 
     def refuse(times: int) -> None:
         with closing(http.client.HTTPConnection("127.0.0.1", box.port)) as caller:
             for turn in range(times):
-                caller.request("POST", "/v2/models/tiny/infer", *bad[turn % len(bad)])
+                path, body, headers = bad[turn % len(bad)]
+                caller.request("POST", path, body, headers)
                 reply = caller.getresponse()
-                assert (reply.status, reply.read()[:8]) == (400, b'{"error"')
+                assert (reply.status, reply.read(1)) == (400, b"{"), path
+                reply.read()
 
     refuse(1000)
     before = memory_bytes(box)
@@ -534,7 +606,7 @@ def raw_get(box: Box, path: str) -> httpx.Response:
 
 
 def test_timeout_of_the_request_is_kept_and_overload_is_told(tmp_path: Path, models: Path) -> None:
-    lanes = {"lanes": 1, "waiting_max": 1}
+    lanes = {"lanes": 1, "waiting_max": 1, "timeout_s": 60.0}
     with running_box(tmp_path, models, module="tests.support.odd_box", lanes=lanes) as box:
         gate = tmp_path / "gate"
         gate.touch()
@@ -597,3 +669,141 @@ def test_load_that_fails_says_why_and_leaves_the_old_one_serving(tmp_path: Path)
         assert ask(box, tensor())["model_version"] == "1"
         shutil.rmtree(broken)
         assert box.http.post("/v2/repository/models/tiny/load").status_code == 200
+
+
+# What is decided inside.
+
+
+class Replacing:
+    """The pipeline of a box; before one of the requests, a new version takes the model's place."""
+
+    def __init__(self, box: LocalBox, models: Path) -> None:
+        self._box = box
+        self._models = models
+        self._changes: dict[str, Any] = {}
+        self._before = -1
+
+    def replace_before(self, request: int, **changes: Any) -> None:
+        """request: counted from 0; changes: of the new version's manifest."""
+        self._before, self._changes = request, changes
+
+    def submit(self, *asked: Any) -> Any:
+        if self._before == 0:
+            write_model(self._models, "tiny", "2", **self._changes)
+            self._box._slots.load("tiny").result(60)
+        self._before -= 1
+        return self._box._pipeline.submit(*asked)
+
+
+class Door(NamedTuple):
+    """The door in the process of the test, its box, and a client."""
+
+    box: LocalBox
+    http: httpx.AsyncClient
+    pipeline: Replacing
+
+    async def post(self, content: Any, headers: dict[str, str] | None = None) -> httpx.Response:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        return await self.http.post("/v2/models/tiny/infer", content=body, headers=headers)
+
+
+@contextmanager
+def local_door(folder: Path, **http_config: Any) -> Iterator[Door]:
+    write_model(folder / "models", "tiny")
+    config = load(write_config(folder, folder / "models", http={"port": 0, **http_config}, listener={"port": 0}))
+    box = LocalBox(config)
+    box.start()
+    try:
+        until(lambda: box._slots.ready(()), 60, "the model being ready")
+        pipeline = Replacing(box, folder / "models")
+        door = oip_door(cast(Pipeline, pipeline), box._slots, cast(Status, None), config.http)
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://127.0.0.1")
+        yield Door(box, client, pipeline)
+    finally:
+        assert box.stop()
+
+
+def test_answer_names_the_version_that_gave_it(tmp_path: Path) -> None:
+    with local_door(tmp_path) as door:
+        door.pipeline.replace_before(0)
+        reply = asyncio.run(door.post({"inputs": [tensor()]}))
+        assert (reply.status_code, reply.json()["model_version"]) == (200, "2")
+
+
+@pytest.mark.parametrize(
+    ("before", "changes", "content"),
+    [
+        (0, NO_HEATMAP, {"inputs": [tensor()]}),
+        (0, {}, {"inputs": [tensor()], "outputs": [CLASSIFIED]}),
+        (
+            1,
+            {},
+            {
+                "inputs": [
+                    {
+                        "name": "image",
+                        "datatype": "BYTES",
+                        "shape": [2],
+                        "data": [base64.b64encode(BRIGHT).decode(), base64.b64encode(BRIGHT).decode()],
+                    }
+                ]
+            },
+        ),
+    ],
+    ids=["other outputs", "other labels, perhaps", "between two pictures"],
+)
+def test_answer_that_does_not_fit_the_model_that_was_asked_is_not_given(
+    tmp_path: Path, before: int, changes: dict[str, Any], content: dict[str, Any]
+) -> None:
+    with local_door(tmp_path) as door:
+        door.pipeline.replace_before(before, **changes)
+        reply = asyncio.run(door.post(content))
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+        assert "was replaced meanwhile; send it again" in reply.json()["error"]
+        assert asyncio.run(door.post({"inputs": [tensor()]})).json()["model_version"] == "2"
+
+
+def test_answer_says_whether_it_comes_from_the_cache(tmp_path: Path) -> None:
+    with local_door(tmp_path, cache_bytes=1 << 20) as door:
+        said = [asyncio.run(door.post({"inputs": [tensor()]})).headers.get("x-cache") for _ in range(2)]
+        assert said == ["miss", "hit"]
+
+
+def test_nothing_is_said_of_a_cache_that_is_not_there(box: Box) -> None:
+    assert "x-cache" not in post(box, {"inputs": [tensor()]}).headers
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("what", ["json", "bytes", "classes"])
+def test_what_is_large_does_not_hold_up_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, large: bool
+) -> None:
+    name = "_encode_answer" if what == "classes" else "_read"
+    real, on_loop = getattr(door_module, name), []
+
+    def noting(*arguments: Any) -> Any:
+        on_loop.append(threading.current_thread() is threading.main_thread())
+        return real(*arguments)
+
+    monkeypatch.setattr(door_module, name, noting)
+    rows = grey(*[0.25] * (500 if large else 1))
+    headers = {}
+    body, json_bytes = b"", 0
+    if what == "json":
+        body = json.dumps({"inputs": [tensor(rows)]}).encode()
+    elif what == "bytes":
+        element = BRIGHT + bytes(200_000 if large else 0)
+        data = len(element).to_bytes(4, "little") + element
+        given = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(data)}}
+        head = json.dumps({"inputs": [given]}).encode()
+        body, json_bytes = head + data, len(head)
+    else:
+        given = tensor(rows, parameters={"binary_data_size": rows.nbytes})
+        del given["data"]
+        head = json.dumps({"inputs": [given], "outputs": [CLASSIFIED]}).encode()
+        body, json_bytes = head + rows.tobytes(), len(head)
+    headers = {LENGTH: str(json_bytes)} if json_bytes else {}
+    with local_door(tmp_path) as door:
+        reply = asyncio.run(door.post(body, headers))
+    assert reply.status_code == 200, reply.text
+    assert on_loop == [not large]

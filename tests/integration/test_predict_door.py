@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import struct
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
 import pytest
 
+from appliance.config import HttpConfig
+from appliance.core.manifest import TensorPreprocess
+from appliance.core.tensors import TensorSpec
+from appliance.http.call import Door
+from appliance.http.predict import predict_door
+from appliance.slots import Slots
+from tests.support import door as alone
 from tests.support.box import Box, running_box
 from tests.support.models import CHANNELS, RATE_HZ, WINDOW_SIZE, picture, rows, spotted, write_model
 from tests.support.records import query, results
@@ -54,6 +62,14 @@ def send_files(box: Box, *bodies: bytes, to: str = "tiny", **options: Any) -> ht
 def problem(reply: httpx.Response) -> tuple[int, str]:
     assert reply.headers["content-type"] == "application/problem+json"
     return reply.status_code, reply.json()["code"]
+
+
+def door_of(asked: alone.Asked, slots: Slots) -> Door:
+    return predict_door(asked.pipeline, slots, cast(Any, None), Path("results.db"), HttpConfig())
+
+
+def table_of(spec: TensorSpec) -> Slots:
+    return alone.slots_with(preprocess=TensorPreprocess(), inputs=(spec,))
 
 
 # Several files.
@@ -97,6 +113,26 @@ def test_files_that_are_all_wrong_are_refused_for_the_first(box: Box) -> None:
 def test_a_drawing_is_of_one_picture(box: Box) -> None:
     reply = send_files(box, BRIGHT, DARK, headers={"Accept": "image/jpeg"})
     assert problem(reply) == (400, "field_invalid")
+
+
+def test_small_recordings_of_a_large_form_leave_the_loop_together() -> None:
+    asked, slots = alone.Asked(), table_of(TensorSpec("x", "float32", (-1, 2)))
+    threads: list[threading.Thread] = []
+    choose = slots.choose
+    cast(Any, slots).choose = lambda *args: threads.append(threading.current_thread()) or choose(*args)
+    files = [("file", (f"{index}.csv", b"1.25,2.5\n" * 2000, "text/csv")) for index in range(8)]
+    assert alone.post(door_of(asked, slots), "/v1/predict/m", files=files).status_code == 503
+    assert len(asked.requests) == 8
+    assert len(threads) == 8
+    assert len(set(threads)) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+def test_compressed_body_is_refused_by_its_coding(box: Box) -> None:
+    reply = send(box, gzip.compress(BRIGHT), headers={"Content-Encoding": "gzip"})
+    assert problem(reply) == (415, "media_type_unsupported")
+    assert "'gzip'; send it uncompressed" in reply.json()["detail"]
+    assert send(box, BRIGHT, headers={"Content-Encoding": "identity"}).json()["verdict"] == "ok"
 
 
 # Options.
@@ -249,6 +285,46 @@ def test_tensors_that_do_not_fit(box: Box, content: dict[str, Any], code: str) -
     assert problem(post(box, "table", json=content)) == (400, code)
 
 
+@pytest.mark.parametrize(
+    ("text", "dtype", "expected"),
+    [
+        ("16777217,-1", "int32", [[16777217, -1]]),
+        ("a,b\n255,0\n", "uint8", [[255, 0]]),
+        ("1.5,2", "int32", None),
+        ("256,0", "uint8", None),
+        ("nan,0", "int64", None),
+        ("1e30,0", "int64", None),
+        ("1,0", "bool", None),
+    ],
+)
+def test_csv_for_whole_numbers_is_taken_whole_or_refused(text: str, dtype: Any, expected: list[Any] | None) -> None:
+    asked = alone.Asked()
+    door = door_of(asked, table_of(TensorSpec("x", dtype, (-1, 2))))
+    reply = alone.post(door, "/v1/predict/m", content=text, headers={"Content-Type": "text/csv"})
+    if expected is None:
+        assert problem(reply) == (400, "input_type_wrong")
+        assert asked.requests == []
+        return
+    (request,) = asked.requests
+    assert request.tensors is not None
+    assert (request.tensors["x"].dtype, request.tensors["x"].tolist()) == (np.dtype(dtype), expected)
+
+
+def test_numbers_are_not_drawn_and_not_judged_for_it() -> None:
+    asked = alone.Asked()
+    door = door_of(asked, table_of(TensorSpec("x", "float32", (-1, 2))))
+    reply = alone.post(door, "/v1/predict/m", json={"inputs": {"x": [[1, 2]]}}, headers={"Accept": "image/jpeg"})
+    assert problem(reply) == (415, "media_type_unsupported")
+    assert "numbers cannot be drawn" in reply.json()["detail"]
+    assert asked.requests == []
+
+
+def test_more_rows_than_a_call_may_have(box: Box) -> None:
+    reply = post(box, "table", json={"rows": [[[0]]] * 4097})
+    assert problem(reply) == (400, "input_shape_wrong")
+    assert "at most 4096" in reply.json()["detail"]
+
+
 def test_large_json_is_judged_as_well(box: Box) -> None:
     judged = post(box, "table", json={"inputs": {"window": [rows(0.123456)] * 200}}).json()["results"]
     assert {each["verdict"] for each in judged} == {"ok"}
@@ -341,6 +417,26 @@ def test_drawing_of_a_key_is_drawn_again(box: Box) -> None:
     assert again.headers["x-result-id"] == first.headers["x-result-id"]
 
 
+def test_repeat_whose_picture_is_gone_is_answered_by_its_result(box: Box) -> None:
+    headers = {"Accept": "image/jpeg"}
+    first = keyed(box, "a-9", spotted(320), headers=headers)
+    segments = list(box.data_dir.rglob("*.seg"))
+    assert segments
+    for segment in segments:
+        segment.rename(segment.with_suffix(".away"))
+    try:
+        again = keyed(box, "a-9", spotted(320), headers=headers)
+    finally:
+        for segment in segments:
+            segment.with_suffix(".away").rename(segment)
+    assert (again.status_code, again.headers["content-type"]) == (200, "application/json")
+    assert again.headers["idempotency-replayed"] == "true"
+    assert (str(again.json()["id"]), again.json()["verdict"]) == (
+        first.headers["x-result-id"],
+        first.headers["x-verdict"],
+    )
+
+
 def test_key_holds_across_a_kill(tmp_path: Path, models: Path) -> None:
     with running_box(tmp_path, models) as box:
         first = keyed(box, "k-1").json()
@@ -387,6 +483,13 @@ def test_answer_that_was_given_before_is_recorded_as_another(tmp_path: Path, mod
         assert send(box, BRIGHT).headers["x-cache"] == "miss"
         drawn = send(box, DARK, headers={"Accept": "image/jpeg"})
         assert drawn.headers["content-type"] == "image/jpeg"
+        for ask in (
+            lambda: box.http.post(
+                "/v1/models/tiny:predict", json={"instances": [{"b64": base64.b64encode(MIDDLE).decode()}]}
+            ),
+            lambda: box.http.post("/v1/vision/detection", files={"image": ("image", spotted())}),
+        ):
+            assert [ask().headers["x-cache"] for _ in range(2)] == ["miss", "hit"]
 
 
 def test_nothing_is_said_of_a_cache_that_is_off(box: Box) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import ssl
 import subprocess
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -25,6 +25,7 @@ from appliance.core import oip
 from appliance.core.manifest import ModelManifest, parse_manifest
 from appliance.core.tensors import Array
 from appliance.errors import InferenceError, ModelLoadError, RemoteUnavailable
+from appliance.runtimes import remote
 from appliance.runtimes.remote import RETRY_S, RemoteLoaded, load_remote
 from tests.clients.environments import interpreter
 from tests.support.box import Box, free_port, running_box
@@ -218,7 +219,7 @@ def test_unknown_endpoint_is_named_with_what_to_add(tmp_path: Path) -> None:
 class Odd:
     """A server that answers as `reply` says: path, body -> status, headers, content."""
 
-    def __init__(self, reply: Callable[[str, bytes], tuple[int, dict[str, str], bytes]]) -> None:
+    def __init__(self, reply: Callable[[str, bytes], tuple[int, dict[str, str], bytes]], port: int = 0) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         odd = self
 
@@ -240,7 +241,7 @@ class Odd:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
         self.port: int = self.server.server_address[1]
 
@@ -431,26 +432,28 @@ def test_connection_that_was_closed_meanwhile_is_opened_again(manifest: ModelMan
         session = loaded(manifest, port).session("throughput")
         session({"image": GREY})
     # The same port again: the kept connection is dead, the server is there.
-    again = Odd.__new__(Odd)
-    again.__dict__ |= odd.__dict__
-    again.server = ThreadingHTTPServer(("127.0.0.1", port), odd.server.RequestHandlerClass)
-    again.server.daemon_threads = True
-    with running(again):
+    with running(Odd(behaving(), port)):
         until(lambda: _answers(session), 10, "the answer of the server that came back")
 
 
-def test_away_server_is_tried_once_a_second(manifest: ModelManifest) -> None:
+def test_away_server_is_tried_once_a_second(manifest: ModelManifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(remote, "time", SimpleNamespace(monotonic=lambda: now))
     port = free_port()
-    model = loaded(manifest, port)
-    session = model.session("throughput")
-    with socket.create_server(("127.0.0.1", port)) as listening:
-        listening.settimeout(RETRY_S / 10)
-        for _ in range(200):
-            with pytest.raises(RemoteUnavailable, match="check the network"):
-                session({"image": GREY})
-        if time.monotonic() < model._endpoint._retry_at:
-            with pytest.raises(TimeoutError):
-                listening.accept()
+    session = loaded(manifest, port).session("throughput")
+    came: list[str] = []
+
+    def turn_away(path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        came.append(path)
+        return 200, {"Content-Length": "9", "Connection": "close"}, b""
+
+    with running(Odd(turn_away, port)):
+        for seconds in range(4):
+            for _ in range(200):
+                with pytest.raises(RemoteUnavailable, match="check the network"):
+                    session({"image": GREY})
+            assert len(came) == seconds
+            now += RETRY_S
 
 
 def test_token_and_path_are_sent(manifest: ModelManifest, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import gzip
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,6 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.config import HttpConfig
+from appliance.core.manifest import TensorPreprocess
+from appliance.core.tensors import TensorSpec
+from appliance.http import tfs
+from appliance.http.tfs import tfs_door
+from appliance.pipeline import Answer
+from tests.support import door as alone
 from tests.support.box import Box, running_box
 from tests.support.models import SIDE, picture, rows, write_model
 from tests.support.records import results
@@ -216,6 +226,42 @@ def test_score_of_examples(box: Box) -> None:
     assert post(box, "tiny:regress", {"examples": [{"image": b64(DARK)}]}).json() == {"results": [1.0]}
 
 
+def table_of(*features: int) -> Any:
+    return alone.slots_with(
+        preprocess=TensorPreprocess(),
+        postprocess=SimpleNamespace(classes="y", score=None, normal_label=None),
+        inputs=(TensorSpec("x", "float32", (-1, *features)),),
+        outputs=(TensorSpec("y", "float32", (-1, 1)),),
+    )
+
+
+@pytest.mark.parametrize(("shape", "value"), [((5000,), [0.5] * 5000), ((2, 3), [1, 2, 3, 4, 5, 6]), ((), 7)])
+def test_numbers_of_a_feature_are_no_examples(shape: tuple[int, ...], value: Any) -> None:
+    asked = alone.Asked()
+    door = tfs_door(asked.pipeline, table_of(*shape), HttpConfig())
+    reply = alone.post(door, "/v1/models/m:classify", json={"examples": [{"x": value}, {"x": value}]})
+    assert reply.status_code == 503, reply.text
+    (request,) = asked.requests
+    assert request.tensors is not None
+    np.testing.assert_array_equal(request.tensors["x"], np.array([value, value], np.float32).reshape(2, *shape))
+
+
+@pytest.mark.parametrize(("numbers", "threads"), [(6000, 0), (7000, 1)])
+def test_large_answer_is_written_by_a_thread(monkeypatch: pytest.MonkeyPatch, numbers: int, threads: int) -> None:
+    began = []
+
+    async def to_thread(*args: Any) -> Any:
+        began.append(args[0])
+        return await asyncio.to_thread(*args)
+
+    monkeypatch.setattr(tfs, "asyncio", SimpleNamespace(to_thread=to_thread))
+    asked = alone.Asked(Answer((), "queued", outputs={"y": np.zeros((numbers, 1), np.float32)}))
+    door = tfs_door(asked.pipeline, table_of(1), HttpConfig())
+    reply = alone.post(door, "/v1/models/m:predict", json={"instances": [[1.0]]})
+    assert len(reply.json()["predictions"]) == numbers
+    assert len(began) == threads
+
+
 # Bad input.
 
 
@@ -306,6 +352,20 @@ def test_more_rows_than_a_call_may_have(box: Box) -> None:
     error(post(box, "table:predict", content), 400)
     deep = b'{"instances": [' + b",".join([b"[[0]]"] * 5000) + b"]}"
     assert "4096" in error(post(box, "table:predict", deep), 400)
+    examples = b'{"examples": [' + b",".join([b'{"window": [' + b",".join([b"0"] * 48) + b"]}"] * 4097) + b"]}"
+    assert "4096" in error(post(box, "table:classify", examples), 400)
+
+
+def test_more_pictures_than_a_call_may_have(box: Box) -> None:
+    for verb, field in (("predict", "instances"), ("predict", "inputs")):
+        assert "at most 256" in error(post(box, f"tiny:{verb}", {field: [b64(DARK)] * 257}), 400)
+    examples = {"examples": [{"image": b64(DARK)}] * 257}
+    assert "at most 256" in error(post(box, "tiny:classify", examples), 400)
+
+
+def test_compressed_body_is_refused_by_its_coding(box: Box) -> None:
+    body = gzip.compress(json.dumps({"instances": [rows()]}).encode())
+    assert "uncompressed" in error(post(box, "table:predict", body, headers={"Content-Encoding": "gzip"}), 400)
 
 
 def test_unknown_model_and_version(box: Box) -> None:

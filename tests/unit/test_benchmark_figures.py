@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.chart import Bar, Panel, draw
-from benchmarks.figures import FIGURES, find
+from benchmarks.figures import FIGURES, WITHOUT_TARGET, find
 from benchmarks.ratios import Interval, best_of, interval, lost, measured, paired, reached
 from benchmarks.report import losses, summarise, table
 
@@ -138,6 +138,25 @@ def test_table_says_what_is_reached_and_what_is_not() -> None:
     assert "no earlier run" in text
     slow = make_rounds([240] * 6, [100] * 6)
     assert "at least 2.5 | **not reached** |" in table(find(slow, FAMILIES), slow, MACHINE, {}, None)
+
+
+def test_table_says_what_ways_without_a_target_are() -> None:
+    rounds = make_rounds([300] * 6, [400] * 6)
+    families = {"tiny/32": {"FastAPI, on its loop": ["tiny/32/fastapi"]}}
+    text = table(find(rounds, families), rounds, MACHINE, {}, None)
+    assert "- FastAPI, on its loop runs the tiny network on its event loop" in text
+    assert "orjson" not in text
+    for family in WITHOUT_TARGET:
+        assert {figure.at_least for figure in FIGURES if figure.against == family} == {None}
+
+
+def test_table_says_which_figures_are_of_fewer_rounds() -> None:
+    rounds = make_rounds([300] * 6, [100] * 6)
+    for each in rounds[:4]:
+        each["loading/appliance"] = {"loading_p99_ms": 2.0, "failing_p99_ms": 2.0, "quiet_p99_ms": 1.0}
+    text = table(find(rounds, FAMILIES), rounds, MACHINE, {}, None)
+    assert "- the same while a load fails: of 4 rounds." in text
+    assert text.count("rounds.\n") == 2
 
 
 def test_loss_against_the_run_before_shows() -> None:

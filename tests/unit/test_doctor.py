@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from appliance.config import (
     BrokerConfig,
     Config,
     DelegateConfig,
+    EndpointConfig,
     HttpConfig,
     ListenerConfig,
     ModelConfig,
@@ -24,6 +27,7 @@ from appliance.config import (
 from appliance.doctor import Check, examine
 from appliance.runtimes.openvino import core
 from tests.support.disk import small_disk
+from tests.support.models import write_model
 
 NOW = 1_795_000_000.0
 
@@ -110,13 +114,13 @@ def test_delegate_that_does_not_load_is_named(tmp_path: Path) -> None:
 def test_ports_in_use_are_told(tmp_path: Path, taken: int) -> None:
     found = examined(tmp_path, http=HttpConfig(port=taken), listener=ListenerConfig(port=taken))
     for name in ("HTTP port", "MQTT port"):
-        assert not found[name].ok
-        assert str(taken) in found[name].found
+        assert (found[name].ok, found[name].needed) == (False, False)
+        assert found[name].found == f"127.0.0.1:{taken} is taken; by this appliance if it runs"
 
 
 def test_address_that_is_not_this_machines_is_told(tmp_path: Path) -> None:
     check = examined(tmp_path, http=HttpConfig(host="192.0.2.1", port=8080))["HTTP port"]
-    assert not check.ok
+    assert (check.ok, check.needed) == (False, True)
     assert "host" in check.todo
 
 
@@ -131,6 +135,69 @@ def test_broker_is_reached_or_told(tmp_path: Path, taken: int) -> None:
         away = examined(tmp_path, broker=BrokerConfig(host="127.0.0.1", port=nobody.getsockname()[1]))["site broker"]
     assert (away.ok, away.needed) == (False, False)
     assert "refused" in away.found
+
+
+def test_models_are_read_and_their_files_proven(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for name in ("whole", "damaged", "incomplete", "worded"):
+        write_model(models, name)
+    for path in models.glob("damaged/1/*/model.bin"):
+        path.write_bytes(path.read_bytes() + b"more")
+    (models / "incomplete" / "1" / "golden" / "bad.png").unlink()
+    (models / "worded" / "1" / "manifest.toml").write_text("schema = 2\n")
+    found = examined(tmp_path, models_dir=str(models))
+    checks = {name: check for name, check in found.items() if name.startswith("model ")}
+    assert not any(check.needed for check in checks.values())
+    assert [name for name, check in checks.items() if check.ok] == ["model whole 1"]
+    assert checks["model whole 1"].found == "4 files with the hashes of its manifest"
+    for name, why in (("damaged", "SHA-256"), ("incomplete", "bad.png"), ("worded", "schema")):
+        assert why in checks[f"model {name} 1"].found
+
+
+def test_folder_of_models_that_is_none_is_told(tmp_path: Path) -> None:
+    check = examined(tmp_path, models_dir=str(tmp_path / "none"))["models"]
+    assert (check.ok, check.needed) == (False, True)
+    assert "is not a folder" in check.found
+
+
+@pytest.mark.parametrize(("status", "ok"), [(200, True), (503, False), (404, False)])
+def test_endpoint_is_asked_whether_it_is_ready(tmp_path: Path, status: int, ok: bool) -> None:
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        endpoints = {"site": EndpointConfig(url=f"http://127.0.0.1:{server.server_port}/serving")}
+        check = examined(tmp_path, endpoints=endpoints)["endpoint site"]
+        thread.join()
+    assert (check.ok, check.needed) == (ok, False)
+    assert asked == ["/serving/v2/health/ready"]
+
+
+def test_endpoint_that_is_away_or_silent_is_told(tmp_path: Path, taken: int) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        away = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        endpoints = {
+            "away": EndpointConfig(url=away),
+            "silent": EndpointConfig(url=f"http://127.0.0.1:{taken}", timeout_s=0.1),
+            "strange": EndpointConfig(url="https://127.0.0.1", ca_file=str(tmp_path / "none.pem")),
+        }
+        found = examined(tmp_path, endpoints=endpoints)
+    for name, why in (("away", "refused"), ("silent", "did not answer within 0.1 s"), ("strange", "none.pem")):
+        check = found[f"endpoint {name}"]
+        assert (check.ok, check.needed) == (False, False)
+        assert why in check.found
 
 
 @pytest.mark.parametrize(("now", "ok"), [(0.0, False), (60.0, False), (NOW, True), (9e9, False)])

@@ -12,6 +12,7 @@ from appliance.errors import ApplianceError, DecodeError, FieldError
 from appliance.http.forms import PARTS_MAX, FormFile, parse_form
 
 TYPE = 'multipart/form-data; boundary="xyz"'
+CHARSETS = ["utf-16", "iso-8859-1", "punycode", "idna", "undefined", "rot13", "nonsense", "a\0b", '"']
 
 
 def part(content: bytes, name: str = "file", filename: str | None = None, media_type: str | None = None) -> bytes:
@@ -46,9 +47,15 @@ def test_field_that_was_left_empty_is_no_file() -> None:
     assert parse_form(form(part(b"", filename="")), TYPE).files == []
 
 
-def test_text_in_another_character_set_is_read() -> None:
-    body = form(part("ä".encode("latin-1"), "part", media_type="text/plain; charset=iso-8859-1"))
-    assert parse_form(body, TYPE).fields == {"part": "ä"}
+@pytest.mark.parametrize("charset", CHARSETS)
+def test_text_is_utf8_whatever_character_set_it_claims(charset: str) -> None:
+    body = form(part("Gehäuse".encode(), "part", media_type=f"text/plain; charset={charset}"))
+    assert parse_form(body, TYPE).fields == {"part": "Gehäuse"}
+
+
+def test_picture_that_does_not_come_as_a_file_is_called_so() -> None:
+    with pytest.raises(DecodeError, match=r"'image'.*send it as a file"):
+        parse_form(form(part(b"\x89PNG\r\n", "image")), TYPE)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +68,7 @@ def test_text_in_another_character_set_is_read() -> None:
         (form(part(b"a")), "multipart/form-data", DecodeError),
         (form(part(b"a")), "multipart/form-data; boundary=other", DecodeError),
         (form(part(b"\xff\xfe", "part")), TYPE, DecodeError),
-        (form(part(b"a", "part", media_type="text/plain; charset=nonsense")), TYPE, DecodeError),
+        (form(part("ä".encode("latin-1"), "part", media_type="text/plain; charset=latin-1")), TYPE, DecodeError),
         (form(part(b"a", "part"), part(b"b", "part")), TYPE, FieldError),
         (form(*[part(b"a", str(index)) for index in range(PARTS_MAX + 1)]), TYPE, DecodeError),
         (b"--xyz\r\nContent-Type: text/plain\r\n\r\na\r\n--xyz--\r\n", TYPE, DecodeError),
@@ -73,10 +80,16 @@ def test_form_that_cannot_be_read(body: bytes, content_type: str, error: type[Ex
         parse_form(body, content_type)
 
 
-@given(st.binary(max_size=200), st.integers(0, 400), st.binary(max_size=20))
-@example(b"\r\n--xyz", 0, b"")
-def test_any_bytes_are_a_form_or_refused(content: bytes, at: int, noise: bytes) -> None:
-    whole = form(part(content, filename="a"), part(b"P-1", "part"))
+@given(
+    st.binary(max_size=200),
+    st.integers(0, 400),
+    st.binary(max_size=20),
+    st.sampled_from(CHARSETS) | st.text(max_size=8),
+)
+@example(b"\r\n--xyz", 0, b"", "utf-8")
+def test_any_bytes_are_a_form_or_refused(content: bytes, at: int, noise: bytes, charset: str) -> None:
+    text = part(content, "part", media_type=f"text/plain; charset={charset}")
+    whole = form(part(content, filename="a"), text)
     with contextlib.suppress(ApplianceError):
         parse_form(whole[:at] + noise + whole[at:], TYPE)
     with contextlib.suppress(ApplianceError):

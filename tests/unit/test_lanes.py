@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -35,9 +35,9 @@ class Crew:
     """Lanes whose jobs wait at a gate."""
 
     def __init__(self, lanes: int = 1, waiting_max: int = 2) -> None:
-        self.hung: list[Hashable] = []
+        self.hung: list[str] = []
         self.gate = threading.Event()
-        self.lanes = Lanes("CPU", lanes, waiting_max, 1000.0, self.hung.append)
+        self.lanes = Lanes("CPU", lanes, waiting_max, 1000.0, lambda flow: self.hung.append(flow.name))
         self.lanes.start()
         self._flows: dict[str, Flow] = {}
 
@@ -362,7 +362,8 @@ def test_lone_job_runs_in_the_latency_gear_and_jobs_with_company_in_the_other() 
 
 def test_dead_device_fills_no_other() -> None:
     gate = threading.Event()
-    devices = Devices(lambda _: 1, 2, 1000.0, lambda _: None)
+    hung: list[Flow] = []
+    devices = Devices(lambda _: (1, 1000.0), 2, hung.append)
 
     def wait(jobs: list[Job], gear: Gear) -> None:
         gate.wait(30)
@@ -376,6 +377,33 @@ def test_dead_device_fills_no_other() -> None:
     with pytest.raises(Overloaded):
         dead.submit(flow, wait, lambda _: "late")
     assert devices.lanes("CPU").submit(Flow("local"), each, lambda _: "done").result(30) == "done"
+    # Even past its time limit it is not taken for a native call that hangs.
+    devices.check(LATER)
+    with pytest.raises(InferenceTimeout):
+        futures[0].result(30)
+    assert hung == []
     gate.set()
-    assert [future.result(30) for future in futures] == ["late"] * 3
-    assert devices.stop()
+    until(devices.stop, 30, "the lanes ending")
+
+
+def test_jobs_that_share_a_call_that_hangs_are_all_to_try_again() -> None:
+    crew = Crew(waiting_max=100)
+    started, stuck = threading.Event(), threading.Event()
+
+    def hang(jobs: list[Job], gear: Gear) -> None:
+        started.set()
+        stuck.wait(30)
+
+    held = crew.at_the_gate("first")
+    flow = crew.flow("batching", batch_max=4)
+    futures = [crew.lanes.submit(flow, hang, None) for _ in range(3)]
+    crew.gate.set()
+    assert held.result(30) == "done"
+    assert started.wait(30)
+    crew.lanes.check(LATER)
+    for future in futures:
+        with pytest.raises(ModelNotReady):
+            future.result(30)
+    assert crew.hung == ["batching"]
+    stuck.set()
+    crew.dismiss()

@@ -133,6 +133,65 @@ def test_wrong_manifest_is_refused_in_one_line_that_names_file_and_field(
     assert "\n" not in message
 
 
+def manifest_of(labels: list[str], shape: list[int], **steps: Any) -> bytes:
+    """A manifest whose one output `o` has that shape."""
+    table = copy.deepcopy(TABLE) | {"labels": labels, "postprocess": steps, "golden": [], "verdict": {}}
+    table["outputs"] = [{"name": "o", "dtype": "float32", "shape": shape}]
+    return to_toml(table).encode()
+
+
+HEADS = [
+    ("yolov8", 2, [-1, 6, 84], True),
+    ("yolov8", 2, [1, 6, -1], True),
+    ("yolov8", 2, [1, -1, -1], True),
+    ("yolov8", 2, [1, 84, 6], False),
+    ("yolov8", 2, [1, 38, 84], False),
+    ("yolov8", 2, [2, 6, 84], False),
+    ("yolov8", 2, [6, 84], False),
+    ("yolov8", 0, [1, 4, 84], False),
+    ("yolov5", 2, [1, 84, 7], True),
+    ("yolov5", 2, [1, 7, 84], False),
+    ("yolov5", 0, [1, 84, 5], False),
+    ("yolov10", 2, [1, 300, 6], True),
+    ("yolov10", 0, [1, 300, 6], True),
+    ("yolov10", 2, [1, 300, 7], False),
+]
+
+
+@pytest.mark.parametrize(("form", "labels", "shape", "good"), HEADS)
+def test_head_of_a_detector_has_the_shape_of_its_form(form: str, labels: int, shape: list[int], good: bool) -> None:
+    text = manifest_of(["good", "scratch"][:labels], shape, boxes={"output": "o", "form": form})
+    if good:
+        assert parse_manifest(text, "m.toml").postprocess.boxes is not None
+        return
+    with pytest.raises(ManifestError, match=rf"postprocess\.boxes: .*{form}") as raised:
+        parse_manifest(text, "m.toml")
+    assert ("needs the labels" in str(raised.value)) == (labels == 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "good"),
+    [
+        ([-1, 4, 4], True),
+        ([1, 4, 4], True),
+        ([-1, -1, -1], True),
+        ([-1, 4, 4, 1], True),
+        ([-1, 4, 4, 2], False),
+        ([-1, 1, 4, 4], False),
+        ([4, 4], False),
+        ([-1, 16], False),
+        ([2, 4, 4], False),
+    ],
+)
+def test_heat_map_has_rows_and_columns(shape: list[int], good: bool) -> None:
+    text = manifest_of([], shape, heatmap="o")
+    if good:
+        assert parse_manifest(text, "m.toml").postprocess.heatmap == "o"
+        return
+    with pytest.raises(ManifestError, match=r"postprocess\.heatmap: output 'o' has shape"):
+        parse_manifest(text, "m.toml")
+
+
 @pytest.mark.parametrize("text", [b"name = ", b"\xff\xfe", b"", b"[[variants]\n"])
 def test_text_that_is_no_manifest_is_refused(text: bytes) -> None:
     with pytest.raises(ManifestError, match=r"^m\.toml: "):

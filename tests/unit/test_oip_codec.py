@@ -60,6 +60,51 @@ wild_requests = st.fixed_dictionaries(
 )
 
 
+@st.composite
+def nested_data(draw: st.DrawFn) -> tuple[list[int], list[Any]]:
+    """A shape, and whole numbers nested in it; perhaps with a number or a row moved, doubled or wrapped."""
+    shape = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    numbers = iter(range(100))
+
+    def build(sizes: list[int]) -> Any:
+        return [build(sizes[1:]) for _ in range(sizes[0])] if sizes else next(numbers)
+
+    data: list[Any] = build(shape)
+    for _ in range(draw(st.integers(0, 2))):
+        lists = all_lists(data)
+        row = draw(st.sampled_from(lists))
+        at = draw(st.integers(0, len(row)))
+        match draw(st.sampled_from(["take", "move", "empty", "wrap", "spread"])):
+            case "take":
+                del row[at : at + 1]
+            case "move":
+                moved = row[at : at + 1]
+                del row[at : at + 1]
+                # Not into itself.
+                draw(st.sampled_from(all_lists(data))).extend(moved)
+            case "empty":
+                row.insert(at, [])
+            case "wrap":
+                row[at : at + 1] = [row[at : at + 1]]
+            case "spread":
+                row[at : at + 1] = row[at] if at < len(row) and isinstance(row[at], list) else []
+    return shape, data
+
+
+def all_lists(data: list[Any]) -> list[list[Any]]:
+    return [data, *(inner for each in data if isinstance(each, list) for inner in all_lists(each))]
+
+
+def is_nested(data: Any, shape: list[int]) -> bool:
+    if not shape:
+        return not isinstance(data, list)
+    return isinstance(data, list) and len(data) == shape[0] and all(is_nested(each, shape[1:]) for each in data)
+
+
+def mapped(change: Any, data: Any) -> Any:
+    return [mapped(change, each) for each in data] if isinstance(data, list) else change(data)
+
+
 @contextmanager
 def reading(simd_from: int) -> Iterator[None]:
     """Which parser reads JSON."""
@@ -132,6 +177,41 @@ def test_both_parsers_say_the_same_of_any_request(content: dict[str, Any], tail:
     head = json.dumps(content).encode()
     assert outcome(head + tail, FAST, len(head)) == outcome(head + tail, PLAIN, len(head))
     assert outcome(head, FAST) == outcome(head, PLAIN)
+
+
+@settings(max_examples=300)
+@given(nested_data(), st.sampled_from(["FP32", "INT32", "BOOL", "BYTES"]))
+def test_nested_data_is_taken_if_it_has_its_shape_and_by_both_parsers(found: tuple[Any, Any], datatype: str) -> None:
+    shape, data = found
+    value: Any = {"FP32": float, "INT32": int, "BOOL": lambda each: each % 2 == 1, "BYTES": str}[datatype]
+    data = mapped(value, data)
+    body = request(datatype, shape, data)
+    fast = outcome(body, FAST)
+    assert fast == outcome(body, PLAIN)
+    if is_nested(data, shape):
+        _, _, _, values = fast[0][0]
+        assert values == (mapped(str.encode, data) if datatype == "BYTES" else data)
+    elif any(isinstance(each, list) for each in data):
+        assert fast == "refused"
+
+
+@pytest.mark.parametrize(
+    ("shape", "data"),
+    [
+        ((4, 2), [[1, 2], [3], [4, 5, 6], [7, 8]]),
+        ((4, 2), [[1, 2], [3, 4], [5, 6], 7, 8]),
+        ((4,), [1, [2, 3], 4]),
+        ((3,), [1, [], [2, 3]]),
+        ((2, 2), [[1, []], [[2, 3], 4]]),
+        ((1, 2, 2), [[1, 2], [3, 4]]),
+    ],
+)
+def test_ragged_data_of_any_size_is_refused(shape: tuple[int, ...], data: Any) -> None:
+    for size in (0, 5000):
+        # As text of the same input, so that the body is small or large.
+        body = request("FP32", shape, data, id="x" * size)
+        with pytest.raises((ShapeError, DTypeError), match="'x'"):
+            oip.parse_request(body)
 
 
 @given(st.binary(max_size=200), st.none() | st.integers(0, 300), st.sampled_from([FAST, PLAIN]))
@@ -360,6 +440,35 @@ def test_bytes_that_are_no_text_have_no_json() -> None:
     array[0] = b"\xff"
     with pytest.raises(DTypeError, match="not text"):
         oip.encode_response("m", "1", [("x", array, False)])
+
+
+@given(
+    hnp.arrays(
+        st.sampled_from(["float32", "float16", "int64", "uint8"]),
+        hnp.array_shapes(min_dims=1, max_dims=3, max_side=5),
+        elements=st.integers(0, 9),
+    ),
+    st.integers(1, 6),
+    st.lists(st.text(max_size=3), max_size=6),
+)
+def test_classes_of_many_rows_are_those_of_each_row(scores: Array, count: int, labels: list[str]) -> None:
+    texts = oip.classify(scores, count, labels)
+    for row, found in zip(scores.reshape(len(scores), -1), texts, strict=True):
+        best = sorted(range(len(row)), key=lambda index: -float(row[index]))[:count]
+        named = [f"{index}:{labels[index]}" if index < len(labels) else f"{index}" for index in best]
+        assert list(found) == [f"{row[i]:f}:{name}".encode() for i, name in zip(best, named, strict=True)]
+
+
+def test_more_elements_than_pictures_may_come_are_refused_before_they_are_read() -> None:
+    count = oip.ELEMENTS_MAX + 1
+    size = {"binary_data_size": 0}
+    head = json.dumps({"inputs": [{"name": "x", "datatype": "BYTES", "shape": [count], "parameters": size}]}).encode()
+    with pytest.raises(ShapeError, match="at most 256"):
+        oip.parse_request(head, len(head))
+    with pytest.raises(ShapeError, match="at most 256"):
+        oip.parse_request(request("BYTES", [count], [""] * count))
+    body, json_bytes = oip.encode_response("m", "1", [("x", np.full(count, b"a", object), True)])
+    assert oip.parse_response(body, json_bytes)[0].array.shape == (count,)
 
 
 def test_classes_are_named_best_first_and_ties_by_their_place() -> None:

@@ -22,7 +22,7 @@ from appliance.core.manifest import ModelFile, ModelManifest, Postprocess, Tenso
 from appliance.core.tensors import TensorSpec
 from appliance.errors import InferenceError, ModelLoadError
 from appliance.runtimes import LoadOptions, compiled, openvino
-from appliance.runtimes.openvino import OpenVinoModel, core, load_openvino
+from appliance.runtimes.openvino import OpenVinoModel, core, load_openvino, ops, ov
 from tests.support.disk import small_disk
 from tests.support.networks import dense_files, lengths_files, onnx_files
 
@@ -186,13 +186,14 @@ def test_rows_of_a_network_made_for_one_are_kept_apart() -> None:
     np.testing.assert_allclose(found, expected(rows(6)), rtol=1e-5)
 
 
-def test_fixed_batch_takes_one_row() -> None:
+def test_rows_of_a_fixed_batch_run_one_by_one() -> None:
     loaded = load(dense_files(free="nothing"))
     assert not loaded.batches
     infer = loaded.session("throughput")
-    np.testing.assert_allclose(infer({"x": rows(1)})["y"], expected(rows(1)), rtol=1e-5)
-    with pytest.raises(InferenceError, match="has shape"):
-        infer({"x": rows(2)})
+    for count in (1, 3):
+        np.testing.assert_allclose(infer({"x": rows(count)})["y"], expected(rows(count)), rtol=1e-5)
+    with pytest.raises(InferenceError, match="at least 1"):
+        infer({"x": rows(0)})
 
 
 @pytest.mark.parametrize("shape", [(0, WIDTH), (1, WIDTH + 1), (2, WIDTH + 1), (1, 1, WIDTH)])
@@ -359,9 +360,25 @@ def test_next_start_compiles_nothing(tmp_path: Path) -> None:
     assert np.array_equal(found, before)
 
 
-def cached(folder: Path, files: Mapping[str, bytes] | None = None, **options: Any) -> OpenVinoModel:
+def cached(
+    folder: Path, files: Mapping[str, bytes] | None = None, runtime: Any = None, **options: Any
+) -> OpenVinoModel:
     """Load with a folder of compiled models; the same files every time, unless others are given."""
-    return load(files or same_files(), compiled_dir=folder, **({"compiled_bytes_max": 1 << 20} | options))
+    kept: dict[str, Any] = {"compiled_dir": folder, "compiled_bytes_max": 1 << 20}
+    return load(files or same_files(), None, runtime, **(kept | options))
+
+
+def company_files(folder: Path, *, own: float, others: float) -> dict[str, bytes]:
+    """y = own * x + others * (mean of x over all rows), repeated: x of (rows, WIDTH), y of (rows, 4)."""
+    given = ops.parameter([-1, WIDTH], np.float32, name="x")
+    x = ops.matmul(given, np.ones((WIDTH, 4), np.float32), False, False)
+    mean = ops.reduce_mean(x, np.array([0]), True)
+    y = ops.add(ops.multiply(x, np.float32(own)), ops.multiply(mean, np.float32(others)))
+    model = ov.Model([ops.result(y)], [given], "network")
+    model.inputs[0].set_names({"x"})
+    model.outputs[0].set_names({"y"})
+    ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
+    return {name: (folder / name).read_bytes() for name in ("model.xml", "model.bin")}
 
 
 @cache
@@ -403,6 +420,113 @@ def test_compiled_model_that_openvino_refuses_is_compiled_afresh_and_replaced(tm
     assert "could not be used" in (loaded.note or "")
     np.testing.assert_allclose(loaded.session("throughput")({"x": rows(3)})["y"], expected(rows(3)), rtol=1e-5)
     assert cached(tmp_path).from_cache
+
+
+def kept_in(folder: Path) -> dict[str, Path]:
+    """`row` and `batch` -> the file of that compilation."""
+    found = {}
+    for path in folder.glob("*.blob"):
+        content = compiled.read(folder, path.stem)
+        assert content is not None
+        network = core().import_model(openvino._unpack(content)[1], "CPU", {})
+        found["batch" if network.inputs[0].partial_shape[0].is_dynamic else "row"] = path
+    return found
+
+
+def put_in_place_of(path: Path, other: Path) -> None:
+    """The compiled model of `other`, whole, under the name of `path`."""
+    content = compiled.read(other.parent, other.stem)
+    assert content is not None
+    compiled.write(path.parent, path.stem, content, 1 << 20)
+
+
+def test_kept_model_that_is_another_one_is_compiled_afresh_and_replaced(tmp_path: Path) -> None:
+    """It can be imported, and then does not have the tensors of the manifest."""
+    cached(tmp_path)
+    files = dense_files(width=WIDTH + 1)
+    load(
+        files, make_manifest(files, {"x": (-1, WIDTH + 1)}), compiled_dir=tmp_path / "other", compiled_bytes_max=1 << 20
+    )
+    put_in_place_of(kept_in(tmp_path)["row"], kept_in(tmp_path / "other")["row"])
+    loaded = cached(tmp_path)
+    assert not loaded.from_cache
+    assert "could not be used" in (loaded.note or "")
+    np.testing.assert_allclose(loaded.session("throughput")({"x": rows(1)})["y"], expected(rows(1)), rtol=1e-5)
+    again = cached(tmp_path)
+    assert (again.from_cache, again.note) == (True, None)
+
+
+def test_kept_model_that_cannot_infer_is_compiled_afresh(tmp_path: Path) -> None:
+    class Imported(Runtime):
+        def import_model(self, blob: Any, device: str, settings: dict[str, Any]) -> Any:
+            return Broken(super().import_model(blob, device, settings))
+
+    cached(tmp_path)
+    loaded = cached(tmp_path, runtime=Imported())
+    assert not loaded.from_cache
+    assert "out of device memory" in (loaded.note or "")
+    assert cached(tmp_path).from_cache
+
+
+def test_model_that_cannot_be_exported_is_served(tmp_path: Path) -> None:
+    class Kept:
+        def __init__(self, found: Any) -> None:
+            self._found = found
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._found, name)
+
+        def export_model(self) -> Any:
+            raise RuntimeError("this network cannot be exported")
+
+    class Exporting(Runtime):
+        def compile_model(self, model: Any, device: str, settings: dict[str, Any]) -> Any:
+            return Kept(super().compile_model(model, device, settings))
+
+    loaded = cached(tmp_path, runtime=Exporting())
+    for count in (1, 2):
+        np.testing.assert_allclose(loaded.session("latency")({"x": rows(count)})["y"], expected(rows(count)), rtol=1e-5)
+    assert loaded.note == "the compiled model is not kept: this network cannot be exported"
+
+
+def test_fresh_load_forgets_both_compilations(tmp_path: Path) -> None:
+    cached(tmp_path).session("throughput")({"x": rows(2)})
+    assert set(kept_in(tmp_path)) == {"row", "batch"}
+    cached(tmp_path, fresh=True)
+    assert set(kept_in(tmp_path)) == {"row"}
+
+
+def test_kept_batch_that_answers_otherwise_than_its_rows_is_compiled_afresh(tmp_path: Path) -> None:
+    """Same tensors, other numbers: only a comparison shows it."""
+    cached(tmp_path).session("throughput")({"x": rows(2)})
+    other = company_files(tmp_path, own=2, others=0)
+    cached(tmp_path / "other", other).session("throughput")({"x": rows(2)})
+    put_in_place_of(kept_in(tmp_path)["batch"], kept_in(tmp_path / "other")["batch"])
+    loaded, runtime = cached(tmp_path), Runtime()
+    np.testing.assert_allclose(loaded.session("throughput")({"x": rows(2)})["y"], expected(rows(2)), rtol=1e-5)
+    assert "two rows together" in (loaded.note or "")
+    for start in (cached(tmp_path), cached(tmp_path, runtime=runtime)):
+        start.session("throughput")({"x": rows(2)})
+        assert start.note is None
+    assert runtime.imports == len(runtime.settings) == 2
+
+
+def test_network_whose_rows_disturb_each_other_runs_them_one_by_one(tmp_path: Path) -> None:
+    """As many rows come out as went in, each with a share of the others: such a compilation is not kept."""
+    infer = cached(tmp_path / "kept", company_files(tmp_path, own=2, others=-1)).session("throughput")
+    wanted = np.repeat(rows(4).sum(1, keepdims=True), 4, 1)
+    np.testing.assert_allclose(infer({"x": rows(4)})["y"], wanted, rtol=1e-4, atol=1e-5)
+    assert set(kept_in(tmp_path / "kept")) == {"row"}
+
+
+@pytest.mark.parametrize(
+    ("precision", "apart", "same"), [("f32", 0.01, False), ("bf16", 0.01, True), ("bf16", 0.1, False)]
+)
+def test_rows_are_compared_as_exactly_as_their_arithmetic_is(precision: Any, apart: float, same: bool) -> None:
+    wanted = np.array([[0.0, 2.0]])
+    assert openvino._alike(wanted + 2 * apart, wanted, openvino._SAME[precision]) is same
+    assert openvino._alike(wanted, wanted, openvino._SAME[precision])
+    assert not openvino._alike(wanted[:, :1], wanted, openvino._SAME[precision])
 
 
 def test_folder_that_cannot_be_used_stops_no_load(tmp_path: Path) -> None:

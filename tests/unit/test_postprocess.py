@@ -135,6 +135,19 @@ def test_heat_map_is_one_byte_a_cell() -> None:
     assert (cells[0, 1], cells[3, 3], cells[1, 0], cells[0, 0]) == (255, 128, 255, 0)
 
 
+@pytest.mark.parametrize("shape", [(1, SIZE), (1, SIZE, SIZE, 2), (2, SIZE, SIZE), (1, 0, SIZE), (1, 1, SIZE, SIZE)])
+def test_heat_map_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    given = outputs([1.0, 0.0, 0.0]) | {"heat": np.zeros(shape, np.float32)}
+    with pytest.raises(InferenceError, match="heat map of shape"):
+        postprocess(given, LOCATING, (4, 4))
+
+
+def test_heat_map_may_have_an_axis_for_its_channel() -> None:
+    given = outputs([0.1, 0.8, 0.1], heat_at((0, 0, 0.9)))
+    with_channel = given | {"heat": given["heat"][..., None]}
+    assert postprocess(with_channel, LOCATING, (8, 8)) == postprocess(given, LOCATING, (8, 8))
+
+
 def test_model_that_does_not_locate_has_neither_regions_nor_heat() -> None:
     prediction = postprocess(outputs([1.0, 0.0, 0.0]), make_manifest(classes="p"), (4, 4))
     assert prediction.regions is None

@@ -500,3 +500,20 @@ def test_many_threads_may_write(clerk: Clerk) -> None:
         thread.join()
     assert all(clerk.answers.get(timeout=30) == Written() for _ in range(800))
     assert clerk.count("results") == 800
+
+
+def test_all_results_of_an_input_are_committed_together(clerk: Clerk) -> None:
+    first, *more = (clerk.result() for _ in range(120))
+    assert clerk.commit(result=first, more=tuple(more)) == Written()
+    assert clerk.count("results") == 120
+    assert rows(clerk.folder, "SELECT count FROM sources") == [(120,)]
+
+
+def test_input_that_comes_again_adds_none_of_its_results(clerk: Clerk) -> None:
+    def write() -> Written | StoreError:
+        return clerk.commit(result=clerk.result(route="r", key="k"), more=(clerk.result(route="r"),))
+
+    assert write() == Written()
+    assert write() == Written(duplicate=True)
+    assert clerk.count("results") == 2
+    assert rows(clerk.folder, "SELECT count FROM sources") == [(2,)]

@@ -89,9 +89,17 @@ def test_sessions_and_their_answers_are_independent(tiny: Path) -> None:
     assert first[0, 0] == pytest.approx(1)
 
 
+def test_rows_run_one_after_the_other(tiny: Path) -> None:
+    """The manifest leaves the first axis free, the network takes one row."""
+    given = np.stack([np.full((SIDE, SIDE, 3), value, np.float32) for value in (0.25, 1.0, 0.0)])
+    found = load(tiny).session("throughput")({"image": given})
+    assert found["probabilities"][:, 0] == pytest.approx([0.25, 1.0, 0.0])
+    assert found["heatmap"].shape == (3, SIDE, SIDE)
+
+
 def test_wrong_shape_is_refused_and_the_next_input_is_not(tiny: Path) -> None:
     infer = load(tiny).session("throughput")
-    for shape in ((2, SIDE, SIDE, 3), (1, SIDE, SIDE, 1)):
+    for shape in ((0, SIDE, SIDE, 3), (1, SIDE, SIDE, 1), (2, SIDE, SIDE, 1)):
         with pytest.raises(InferenceError):
             infer({"image": np.zeros(shape, np.float32)})
     assert infer({"image": np.ones((1, SIDE, SIDE, 3), np.float32)})["probabilities"][0, 0] == pytest.approx(1)

@@ -24,6 +24,10 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
         yield listening
 
 
+def lost(reason: str) -> None:
+    raise AssertionError(reason)
+
+
 def test_state_is_sent_as_it_is(systemd: socket.socket) -> None:
     notify("READY=1")
     assert systemd.recv(100) == b"READY=1"
@@ -46,7 +50,7 @@ def test_without_systemd_nothing_happens(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_watchdog_pings_while_everything_beats(systemd: socket.socket) -> None:
-    watchdog = Watchdog({"loop": time.monotonic, "idle": lambda: None}, [])
+    watchdog = Watchdog({"loop": time.monotonic, "idle": lambda: None}, [], lost)
     watchdog.start()
     assert systemd.recv(100) == b"WATCHDOG=1"
     watchdog.stop()
@@ -63,7 +67,7 @@ def test_watchdog_is_silent_while_something_does_not_beat(systemd: socket.socket
         if ticks == 3:
             ticked.set()
 
-    watchdog = Watchdog({"loop": lambda: beat[0]}, [tick])
+    watchdog = Watchdog({"loop": lambda: beat[0]}, [tick], lost)
     watchdog.start()
     assert ticked.wait(30)
     systemd.setblocking(False)
@@ -81,7 +85,7 @@ def test_tick_that_fails_does_not_stop_the_others(systemd: socket.socket) -> Non
     def fail(_now: float) -> None:
         raise ZeroDivisionError
 
-    watchdog = Watchdog({}, [fail, lambda _: ticked.set()])
+    watchdog = Watchdog({}, [fail, lambda _: ticked.set()], lost)
     watchdog.start()
     assert ticked.wait(30)
     assert systemd.recv(100) == b"WATCHDOG=1"
@@ -94,4 +98,4 @@ def test_stale_names_the_parts_that_are_late() -> None:
 
 
 def test_watchdog_that_never_started_can_be_stopped() -> None:
-    Watchdog({}, []).stop()
+    Watchdog({}, [], lost).stop()

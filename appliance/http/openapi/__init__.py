@@ -46,7 +46,8 @@ is described in [/asyncapi.yaml](/asyncapi.yaml).
 another machine is refused with `address_refused`.
 
 **Body forms.** A path that takes several body forms has one operation for each, told apart by what follows `#`. \
-Clients do not send that part: it is the same path. Such operations take their options as fields and headers.
+Clients do not send that part: it is the same path. Such operations name no query, but take the one of the path \
+without `#` all the same.
 
 **Units.** Times are seconds since 1970 by the clock of the box, durations say theirs in their name. Boxes are left, \
 top, right, bottom in pixels of the picture as it was sent.
@@ -125,4 +126,8 @@ def _code_table() -> Iterator[str]:
 
 def _error(schema: str, media_type: str, example: str, about: str) -> dict[str, Any]:
     shown = {"schema": ref(schema), "examples": {"unknown_model": {"value": examples()[example]}}}
-    return {"description": about, "content": {media_type: shown}}
+    headers = {
+        "Retry-After": {"schema": {"type": "integer"}, "description": "seconds, with 503"},
+        "Allow": {"schema": {"type": "string"}, "description": "methods, with 405"},
+    }
+    return {"description": about, "headers": headers, "content": {media_type: shown}}

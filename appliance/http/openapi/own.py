@@ -16,7 +16,9 @@ from appliance.http.openapi.paths import (
     ANY,
     ANY_OBJECT,
     BINARY,
+    CACHED,
     TEXT,
+    TIMEOUT,
     Paths,
     Schema,
     array,
@@ -25,8 +27,11 @@ from appliance.http.openapi.paths import (
     in_header,
     in_path,
     in_query,
+    origin_headers,
+    part_fields,
     ref,
 )
+from appliance.http.predict import DEFAULT_SOURCE as UPLOAD
 
 TAGS = {
     "Judge": "Send one input, get a verdict. Every answer is recorded.",
@@ -39,12 +44,7 @@ TAGS = {
 EXAMPLE_PICTURE = Path(__file__).resolve().parents[2] / "hmi" / "docs" / "scratch.jpg"
 EXAMPLE_URL = "/hmi/docs/scratch.jpg"
 
-_PART = {
-    "part": {**TEXT, "maxLength": 128, "description": "the part's number"},
-    "lot": {**TEXT, "maxLength": 128},
-    "recipe": {**TEXT, "maxLength": 128, "description": "may change the verdict's limits"},
-    "source": {**TEXT, "maxLength": 64, "description": "who sends; `upload` when left out"},
-}
+_PART = part_fields(UPLOAD)
 _ROWS = array(array({"type": "number"}))
 
 SCHEMAS: dict[str, Schema] = {
@@ -59,20 +59,23 @@ SCHEMAS: dict[str, Schema] = {
     ),
 }
 
-_ORIGIN_HEADERS = (
-    in_header("X-Part", "the part's number"),
-    in_header("X-Lot"),
-    in_header("X-Recipe", "may change the verdict's limits"),
-    in_header("X-Source", "who sends; `upload` when left out", "camera-1"),
-)
+_ORIGIN_HEADERS = origin_headers(UPLOAD, "camera-1")
 _CALL_HEADERS = (
-    in_header("X-Timeout-Ms", "refuse with `expired` rather than begin later than this", schema={"type": "number"}),
+    TIMEOUT,
     in_header("Idempotency-Key", "a repeat with the same key gives the first result, and is not judged again"),
 )
+_ANSWER_HEADERS: dict[str, Schema] = {
+    **CACHED,
+    "Idempotency-Replayed": {"schema": {"type": "string", "enum": ["true"]}, "description": "of a repeat"},
+}
+_DRAWN_HEADERS: dict[str, Schema] = {
+    name: {"schema": TEXT, "description": "with a picture"} for name in ("X-Verdict", "X-Result-Id", "X-Recorded")
+}
 _OPTIONS = (
     in_query("durable", {"type": "boolean", "default": False}, "answer after the commit", True),
     in_query("top_k", {"type": "integer", "minimum": 1}, "classes in the answer; the record keeps all"),
 )
+_VERSION = in_query("version", TEXT, "judge with this version instead of the current one")
 _FILTER_TEXTS = {
     "since": "from this time on, seconds since 1970",
     "until": "before this time, seconds since 1970",
@@ -111,7 +114,7 @@ def _judge(paths: Paths, path: str, ending: str, where: tuple[Schema, ...]) -> N
             "a picture",
             "The body is the JPEG or PNG itself, known by its bytes whatever its media type says.",
             picture,
-            (*_OPTIONS, *_ORIGIN_HEADERS),
+            (*_OPTIONS, *(() if ending else (_VERSION,)), *_ORIGIN_HEADERS),
         ),
         (
             "#form",
@@ -173,12 +176,15 @@ def _judge(paths: Paths, path: str, ending: str, where: tuple[Schema, ...]) -> N
     )
     for fragment, name, what, about, body, parameters in forms:
         many = name in ("predictFiles", "predictTable")
-        answers = paths.json(name + ending, ref("RecordedResults" if many else "RecordedResult"), "The result")
+        schema = ref("RecordedResults" if many else "RecordedResult")
+        answers = paths.json(name + ending, schema, "The result", dict(_ANSWER_HEADERS))
         if name in ("predictPicture", "predictForm", "predictBase64"):
             answers["200"]["content"] |= content("image/jpeg", BINARY)
+            answers["200"]["headers"] |= _DRAWN_HEADERS
             about += (
                 " With `Accept: image/jpeg` the answer is the picture with what was found; `X-Verdict`, `X-Result-Id` "
-                "and `X-Recorded` then say what the result says."
+                "and `X-Recorded` then say what the result says. A repeat under a key is answered as JSON once the "
+                "picture is past its retention."
             )
         paths.add(
             "Judge",

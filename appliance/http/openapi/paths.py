@@ -56,6 +56,33 @@ def _optional(parameter: Schema, about: str, example: object) -> Schema:
     return parameter
 
 
+def part_fields(source: str) -> dict[str, Schema]:
+    """What a form or a JSON body may say of the part. source: what it is when nobody says so."""
+    return {
+        "part": {**TEXT, "maxLength": 128, "description": "the part's number"},
+        "lot": {**TEXT, "maxLength": 128},
+        "recipe": {**TEXT, "maxLength": 128, "description": "may change the verdict's limits"},
+        "source": {**TEXT, "maxLength": 64, "description": f"who sends; `{source}` when left out"},
+    }
+
+
+def origin_headers(source: str, example: str | None = None) -> tuple[Schema, ...]:
+    """The same as headers."""
+    return (
+        in_header("X-Part", "the part's number"),
+        in_header("X-Lot"),
+        in_header("X-Recipe", "may change the verdict's limits"),
+        in_header("X-Source", f"who sends; `{source}` when left out", example),
+    )
+
+
+TIMEOUT = in_header(
+    "X-Timeout-Ms", "refuse with `expired` rather than begin later than this", schema={"type": "number"}
+)
+CACHED = {"X-Cache": {"schema": {"type": "string", "enum": ["hit", "miss"]}, "description": "when the cache is on"}}
+"""Header of an answer."""
+
+
 def content(media_type: str, schema: Schema, /, **examples: object) -> dict[str, Any]:
     """A body in one media type, with examples by name."""
     found: dict[str, Any] = {"schema": schema}
@@ -100,7 +127,10 @@ class Paths:
         assert method not in methods, f"{method} {path} is there twice"
         methods[method] = operation
 
-    def json(self, name: str, schema: Schema, about: str = "The answer") -> dict[str, Any]:
+    def json(
+        self, name: str, schema: Schema, about: str = "The answer", headers: dict[str, Schema] | None = None
+    ) -> dict[str, Any]:
         """200 with JSON, and the example of that operation where there is one."""
         shown = {"real": self._examples[name]} if name in self._examples else {}
-        return {"200": {"description": about, "content": content("application/json", schema, **shown)}}
+        answer = {"description": about, "content": content("application/json", schema, **shown)}
+        return {"200": answer | ({"headers": headers} if headers else {})}

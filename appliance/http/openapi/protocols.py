@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from appliance.http import oip, tfs, vision
 from appliance.http.openapi.own import example_picture
 from appliance.http.openapi.paths import (
     ANY,
     ANY_OBJECT,
     BINARY,
+    CACHED,
     TEXT,
+    TIMEOUT,
     Paths,
     Schema,
     array,
@@ -17,6 +20,8 @@ from appliance.http.openapi.paths import (
     fields,
     in_header,
     in_path,
+    origin_headers,
+    part_fields,
     ref,
 )
 
@@ -88,7 +93,10 @@ SCHEMAS: dict[str, Schema] = {
     "TfsVersion": fields("version state status", version=TEXT, state=TEXT, status=ref("TfsStatus")),
     "TfsVersions": fields("model_version_status", model_version_status=array(ref("TfsVersion"))),
     "DeepStackInput": fields(
-        "image", image=BINARY, min_confidence={"type": "number", "minimum": 0, "maximum": 1, "default": 0.4}
+        "image",
+        image=BINARY,
+        min_confidence={"type": "number", "minimum": 0, "maximum": 1, "default": vision.CONFIDENCE_MIN},
+        **part_fields(vision.DEFAULT_SOURCE),
     ),
     "DeepStackObject": fields(
         "label confidence x_min y_min x_max y_max",
@@ -105,6 +113,9 @@ SCHEMAS: dict[str, Schema] = {
     "DeepStackModels": fields("success models", success=_BOOLEAN, models=array(TEXT), duration={"type": "number"}),
     "DeepStackError": fields("success error", success=_BOOLEAN, error=TEXT, duration={"type": "number"}),
 }
+
+_OIP_HEADERS = (*origin_headers(oip.DEFAULT_SOURCE), TIMEOUT)
+_TFS_HEADERS = (*origin_headers(tfs.DEFAULT_SOURCE), TIMEOUT)
 
 _NOT_READY = {"503": {"description": "Not yet", "content": content("application/json", ref("Ready"))}}
 
@@ -158,16 +169,16 @@ def _model(add: Any, paths: Paths, base: str, ending: str, where: tuple[Schema, 
         f"{base}/infer",
         f"infer{ending}",
         "Tensors in, tensors out, as JSON",
-        ref("InferResponse"),
+        paths.json(f"infer{ending}", ref("InferResponse"), headers=CACHED),
         about="Tensors reach the network as they are. A model of pictures also takes BYTES: JPEG or PNG in base64, "
         "prepared as at any other door.",
-        parameters=where,
+        parameters=(*where, *_OIP_HEADERS),
         body=content("application/json", ref("InferRequest"), **({} if ending else {"scratch": scratch})),
     )
     binary = {
         "200": {
             "description": "JSON, then the outputs that were asked for as binary data",
-            "headers": {"Inference-Header-Content-Length": {"schema": {"type": "integer"}}},
+            "headers": {"Inference-Header-Content-Length": {"schema": {"type": "integer"}}, **CACHED},
             "content": content("application/octet-stream", BINARY),
         }
     }
@@ -181,7 +192,7 @@ def _model(add: Any, paths: Paths, base: str, ending: str, where: tuple[Schema, 
         about="The body is the JSON of the request, then the tensors in order, little-endian. Each input says "
         "`binary_data_size` in its parameters instead of `data`. With a header length of 0 the body is the one input "
         "of the model and all outputs come as binary data; with JSON, `binary_data_output: true` asks for that.",
-        parameters=(*where, length),
+        parameters=(*where, length, *_OIP_HEADERS),
         body=content("application/octet-stream", BINARY),
     )
 
@@ -207,8 +218,8 @@ def _tensorflow_serving(paths: Paths) -> None:
             f"{base}:predict",
             f"tfsPredict{ending}",
             "Tensors or pictures in, outputs out",
-            ref("TfsResponse"),
-            parameters=where,
+            paths.json(f"tfsPredict{ending}", ref("TfsResponse"), headers=CACHED),
+            parameters=(*where, *_TFS_HEADERS),
             body=content("application/json", ref("TfsRequest"), **({} if ending else rows)),
         )
         for verb, summary in (("classify", "Labels with their scores"), ("regress", "The score")):
@@ -217,8 +228,8 @@ def _tensorflow_serving(paths: Paths) -> None:
                 f"{base}:{verb}",
                 f"tfs{verb.title()}{ending}",
                 summary,
-                ref("TfsResults"),
-                parameters=where,
+                paths.json(f"tfs{verb.title()}{ending}", ref("TfsResults"), headers=CACHED),
+                parameters=(*where, *_TFS_HEADERS),
                 body=content("application/json", ref("TfsExamples"), **({} if ending else features)),
             )
 
@@ -240,8 +251,8 @@ def _deepstack(paths: Paths) -> None:
             path,
             name,
             summary,
-            ref("DeepStackAnswer"),
-            parameters=where,
+            paths.json(name, ref("DeepStackAnswer"), headers=CACHED),
+            parameters=(*where, TIMEOUT),
             body=form,
             error="DeepStackError",
         )
