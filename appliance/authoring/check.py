@@ -170,7 +170,7 @@ class _Comparison:
     def _classes(self, prediction: Prediction, theirs: Array, alone: bool) -> tuple[Step, str | None]:
         labels = self._manifest.labels
         if theirs.size != len(labels) or not prediction.classes:
-            raise ConfigError(f"classes has {theirs.size} numbers, the model has {len(prediction.classes)} classes")
+            raise ConfigError(f"classes has {theirs.size} numbers, the model has {len(labels)} classes")
         want = theirs.reshape(-1).astype(np.float64)
         got = _in_order(prediction, labels)
         off = float(np.abs(got - want).max())
@@ -335,8 +335,9 @@ def _relative(ours: Array, theirs: Array) -> float:
 
 
 def _in_order(prediction: Prediction, labels: tuple[str, ...]) -> Array:
+    """Of a great many labels a prediction holds the best only: the others are as good as 0."""
     scores = {each.label: each.score for each in prediction.classes}
-    return np.array([scores[label] for label in labels], np.float64)
+    return np.array([scores.get(label, 0.0) for label in labels], np.float64)
 
 
 def _changes(now: ImagePreprocess, other: ImagePreprocess) -> str:

@@ -16,6 +16,9 @@ from appliance.core.preprocess import Placement, input_size, place
 from appliance.core.tensors import Array
 from appliance.errors import InferenceError
 
+CLASSES_MAX = 20
+"""The best classes that a prediction holds: of a thousand the rest would be most of what is sent and stored."""
+
 OTHER_LABEL = "finding"
 """The label of a region when the picture as a whole was classed as normal."""
 
@@ -33,9 +36,14 @@ def postprocess(
     """
     steps = manifest.postprocess
     classes: tuple[ClassScore, ...] = ()
+    score: float | None = None
     if steps.classes is not None:
-        classes = _classes(activate(outputs[steps.classes], steps.activation), manifest.labels)
-    score = _score(outputs, steps.score, steps.normal_label, classes)
+        probabilities = activate(outputs[steps.classes], steps.activation).reshape(-1)
+        classes = _classes(probabilities, manifest.labels)
+        if steps.normal_label is not None:
+            score = round(1.0 - float(probabilities[manifest.labels.index(steps.normal_label)]), SCORE_DIGITS)
+    if steps.score is not None:
+        score = round(float(outputs[steps.score].reshape(-1)[0]), SCORE_DIGITS)
     heatmap, regions = None, None
     if steps.boxes is not None and isinstance(manifest.preprocess, ImagePreprocess):
         picture = picture or input_size(manifest.preprocess, manifest.inputs[0])
@@ -64,21 +72,17 @@ def activate(logits: Array, activation: Literal["none", "softmax", "sigmoid"]) -
 
 
 def _classes(probabilities: Array, labels: tuple[str, ...]) -> tuple[ClassScore, ...]:
-    row = probabilities.reshape(-1).tolist()
-    if len(row) != len(labels):
-        raise InferenceError(f"the model gave {len(row)} class scores for {len(labels)} labels; correct the manifest")
-    found = (ClassScore(label, round(score, SCORE_DIGITS)) for label, score in zip(labels, row, strict=True))
-    return tuple(sorted(found, key=lambda each: -each.score))
-
-
-def _score(
-    outputs: Mapping[str, Array], output: str | None, normal_label: str | None, classes: tuple[ClassScore, ...]
-) -> float | None:
-    if output is not None:
-        return round(float(outputs[output].reshape(-1)[0]), SCORE_DIGITS)
-    if normal_label is not None:
-        return next((round(1.0 - each.score, SCORE_DIGITS) for each in classes if each.label == normal_label), None)
-    return None
+    """The best, best first; equals in the order of their labels."""
+    count = len(labels)
+    if probabilities.size != count:
+        raise InferenceError(
+            f"the model gave {probabilities.size} class scores for {count} labels; correct the manifest"
+        )
+    best = (-probabilities).argsort(kind="stable")[:CLASSES_MAX]
+    return tuple(
+        ClassScore(labels[index], round(score, SCORE_DIGITS))
+        for index, score in zip(best.tolist(), probabilities[best].tolist(), strict=True)
+    )
 
 
 def _cells(output: Array) -> Array:

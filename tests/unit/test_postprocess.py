@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from appliance.core.manifest import ImagePreprocess, ModelManifest, parse_manifest
-from appliance.core.postprocess import OTHER_LABEL, activate, postprocess
+from appliance.core.manifest import ImagePreprocess, ModelManifest, Postprocess, parse_manifest
+from appliance.core.postprocess import CLASSES_MAX, OTHER_LABEL, activate, postprocess
 from appliance.core.preprocess import place
+from appliance.core.tensors import TensorSpec
 from appliance.errors import InferenceError
 from tests.support.toml import to_toml
 
@@ -217,3 +219,13 @@ def test_detector_that_finds_nothing_says_so_and_has_no_score() -> None:
     found = postprocess(boxes_at(), DETECTING, (8, 8))
     assert found.regions == ()
     assert found.score is None
+
+
+def test_of_a_thousand_classes_the_best_are_kept_and_the_score_counts_all() -> None:
+    labels = tuple(f"class-{number}" for number in range(1000))
+    steps = Postprocess(classes="p", normal_label="class-999")
+    outputs = (TensorSpec("p", "float32", (-1, len(labels))),)
+    manifest = msgspec.structs.replace(LOCATING, labels=labels, outputs=outputs, postprocess=steps)
+    found = postprocess({"p": np.linspace(1.0, 0.0, 1000, dtype=np.float32)[None]}, manifest, None)
+    assert [each.label for each in found.classes] == list(labels[:CLASSES_MAX])
+    assert found.score == 1.0
