@@ -40,7 +40,10 @@ class HeatMap(msgspec.Struct, frozen=True):
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """classes: best first, of a great many the best only. score: in the manifest's score unit. regions: None when the model does not locate."""
+    """classes: best first, of a great many the best only. score: in the manifest's score unit.
+
+    regions: None when the model does not locate.
+    """
 
     classes: tuple[ClassScore, ...] = ()
     score: float | None = None
