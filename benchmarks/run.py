@@ -52,6 +52,7 @@ _STARTS_OF_PEERS = 4
 _STREAMS = 5
 _LOADINGS = 6
 _TRIAL_S = 1
+_KEPT_MAX = 2
 # A single short trial says no more than this.
 _KEPT_SHARE = 0.85
 _DRAWN = ("jpeg/1", "jpeg/32", "json/8", "tiny/32")
@@ -72,7 +73,7 @@ def main() -> None:
         made = Networks(Path(folder))
         with Lineup(made, works, asked.peers) as lineup:
             idle = _idle_share(lineup)
-            cells = [keep_best(cell, _TRIAL_S, _KEPT_SHARE, len(cell.entries)) for cell in lineup.cells]
+            cells = [keep_best(cell, _TRIAL_S, _KEPT_SHARE, _KEPT_MAX) for cell in lineup.cells]
             if "start" in works:
                 # The first start compiles and tunes; it is not counted.
                 _starts(made, lineup, asked.peers, 0)
