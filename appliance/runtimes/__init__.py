@@ -57,7 +57,11 @@ class LoadedModel(Protocol):
 
     @property
     def batches(self) -> bool:
-        """Whether the first axis may be longer than 1."""
+        """Whether rows of several requests gain from sharing a call.
+
+        Where the manifest leaves the first axis free a session takes several rows either way; without this it runs
+        them one after the other.
+        """
 
     def session(self, gear: Gear) -> Infer:
         """Raises InferenceError from its calls when the runtime refuses an input."""

@@ -69,4 +69,4 @@ def test_golden_cases_pass_in_the_older_tflite_runtime(version: ModelVersion, va
 @pytest.mark.parametrize("version", VERSIONS, ids=name)
 def test_files_are_small_enough_to_travel(version: ModelVersion) -> None:
     for path in version.folder.rglob("*"):
-        assert path.stat().st_size < 1 << 20, path
+        assert path.stat().st_size < 2 << 20, path
