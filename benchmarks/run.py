@@ -49,8 +49,8 @@ PICTURE = HERE.parent / "docs" / "figures.svg"
 
 _STARTS = 15
 _STARTS_OF_PEERS = 4
-_STREAMS = 5
-_LOADINGS = 6
+_STREAMS = 3
+_LOADINGS = 5
 _TRIAL_S = 1
 _KEPT_MAX = 2
 # A single short trial says no more than this.

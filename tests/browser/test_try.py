@@ -18,7 +18,7 @@ from tests.browser.screen import Watched, expect_other_pixels, field, judge_file
 def test_dropped_picture_is_judged(page: Page, line: Line, pictures: dict[str, Golden]) -> None:
     bad = pictures["ng"]
     page.goto(f"{line.url}/#try")
-    expect(field(page, "try", "Model")).to_have_value("surface")
+    field(page, "try", "Model").select_option("surface")
     transfer = page.evaluate_handle(
         """([content, type]) => {
             const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
@@ -70,14 +70,14 @@ def test_readings_are_judged_from_a_file_and_made_up_ones_without(
 def test_last_picture_of_a_source_serves_as_the_example(page: Page, line: Line, pictures: dict[str, Golden]) -> None:
     line.picture("camera-1", pictures["ng"])
     page.goto(f"{line.url}/#try")
-    expect(field(page, "try", "Model")).to_have_value("surface")
+    field(page, "try", "Model").select_option("surface")
     page.get_by_role("button", name="Use an example").click()
     expect(page.locator(".answer .verdict .word")).to_have_text("NG")
 
 
 def test_refused_file_is_explained_with_its_code(page: Page, watched: Watched, line: Line) -> None:
     page.goto(f"{line.url}/#try")
-    expect(field(page, "try", "Model")).to_have_value("surface")
+    field(page, "try", "Model").select_option("surface")
     page.locator("#try-file").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
     problem = page.locator(".problem")
     expect(problem).to_contain_text("media_type_unsupported")
