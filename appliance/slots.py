@@ -283,8 +283,6 @@ class Slots:
         else:
             if slot.generation != generation:
                 return  # it was given up, unloaded or replaced meanwhile
-            if slot.alone:
-                served.flow.batch_max = 1
             self._put(slot, version, served, choice, started)
         if slot.generation == generation:
             slot.loading_since = None
@@ -346,6 +344,8 @@ class Slots:
 
     def _put(self, slot: Slot, version: ModelVersion, served: ServedModel, choice: Choice, started: float) -> None:
         """Serve it from now on."""
+        if slot.alone:
+            served.flow.batch_max = 1
         slot.on_disk, slot.version, slot.choice = version, version.manifest.version, choice
         slot.served, slot.state, slot.reason = served, "ready", None
         self._log_ready(slot, served, started)
