@@ -53,17 +53,10 @@ def decode_image(body: bytes, pixels_max: int) -> Image:
 
     Raises EmptyBody, MediaTypeError, ImageTooLarge (before any pixel is allocated) and DecodeError.
     """
-    kind = sniff(body)
-    width, height = _png_size(body) if kind == PNG else _jpeg_size(body)
+    kind, width, height = _measure(body)
     if width * height > pixels_max:
         raise ImageTooLarge(f"the picture is {width}x{height}, above the limit of {pixels_max} pixels; send it smaller")
-    try:
-        image = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error as error:
-        raise DecodeError(f"the {kind} picture cannot be decoded: {error.err}; send it again") from error
-    if image is None:
-        raise DecodeError(f"the {kind} picture is damaged and cannot be decoded; send it again")
-    return np.asarray(image, np.uint8)
+    return _decode(body, kind, cv2.IMREAD_COLOR_RGB)
 
 
 def decode_reduced(body: bytes, pixels_max: int, rows: int, columns: int) -> tuple[Image, tuple[int, int]]:
@@ -71,18 +64,12 @@ def decode_reduced(body: bytes, pixels_max: int, rows: int, columns: int) -> tup
 
     Returns the picture and the (height, width) it has whole. Raises as `decode_image`.
     """
-    kind = sniff(body)
-    width, height = _png_size(body) if kind == PNG else _jpeg_size(body)
+    kind, width, height = _measure(body)
     if kind == PNG or min(height // 2, width // 2) < max(rows, columns) or width * height > pixels_max:
         image = decode_image(body, pixels_max)
         return image, (image.shape[0], image.shape[1])
-    try:
-        # There is no flag for half the size in RGB.
-        half = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_REDUCED_COLOR_2)
-    except cv2.error as error:
-        raise DecodeError(f"the {kind} picture cannot be decoded: {error.err}; send it again") from error
-    if half is None:
-        raise DecodeError(f"the {kind} picture is damaged and cannot be decoded; send it again")
+    # There is no flag for half the size in RGB.
+    half = _decode(body, kind, cv2.IMREAD_REDUCED_COLOR_2)
     upright = abs(half.shape[0] * 2 - height) <= 1 and abs(half.shape[1] * 2 - width) <= 1
     rgb = np.asarray(cv2.cvtColor(half, cv2.COLOR_BGR2RGB), np.uint8)
     return rgb, (height, width) if upright else (width, height)
@@ -136,6 +123,22 @@ def decode_json(body: bytes) -> object:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"the body is not JSON: {error}") from error
+
+
+def _measure(body: bytes) -> tuple[str, int, int]:
+    """Media type, width and height as the headers say."""
+    kind = sniff(body)
+    return kind, *(_png_size(body) if kind == PNG else _jpeg_size(body))
+
+
+def _decode(body: bytes, kind: str, flags: int) -> Image:
+    try:
+        image = cv2.imdecode(np.frombuffer(body, np.uint8), flags)
+    except cv2.error as error:
+        raise DecodeError(f"the {kind} picture cannot be decoded: {error.err}; send it again") from error
+    if image is None:
+        raise DecodeError(f"the {kind} picture is damaged and cannot be decoded; send it again")
+    return np.asarray(image, np.uint8)
 
 
 def _png_size(body: bytes) -> tuple[int, int]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from appliance.core.manifest import ModelManifest
 from appliance.core.tensors import Array
 from appliance.errors import ShapeError
+from appliance.served import ROWS_MAX
 
 PARSED_ON_LOOP_MAX = 64 << 10
 """Bytes of JSON; more would hold up every other caller, so a thread takes it."""
 
 BYTES_PER_NUMBER = 10
 """About what one takes in JSON."""
-
-ROWS_MAX = 4096
-"""In one call; every row becomes a result."""
 
 
 def check_rows(tensors: dict[str, Array], manifest: ModelManifest) -> dict[str, Array]:

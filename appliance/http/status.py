@@ -154,9 +154,6 @@ class Status:
     def ready(self) -> bool:
         return self._slots.ready(self._ready_requires)
 
-    def model_ready(self, name: str) -> bool:
-        return any(slot.name == name and slot.state == "ready" for slot in self._slots.slots())
-
     def report(self) -> BoxReport:
         """Reads the database; call it from a thread."""
         total, last = self._history.dead_letters()

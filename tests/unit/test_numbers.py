@@ -11,7 +11,8 @@ import pytest
 from appliance.core.manifest import ModelManifest
 from appliance.core.tensors import TensorSpec
 from appliance.errors import ShapeError
-from appliance.http.numbers import ROWS_MAX, check_rows
+from appliance.http.numbers import check_rows
+from appliance.served import ROWS_MAX
 
 
 def takes(*shape: int) -> ModelManifest:
