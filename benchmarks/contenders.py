@@ -112,7 +112,18 @@ class Server:
 
     def entry(self, family: str, name: str, message: Message, callers: int) -> Entry:
         def measure(seconds: int) -> Measured:
-            return load.measure(self.process, self.port, message, callers, seconds, self.cores)
+            try:
+                return load.measure(self.process, self.port, message, callers, seconds, self.cores)
+            except (OSError, RuntimeError) as error:
+                if family == APPLIANCE:
+                    raise
+                # A peer that ends in the middle of a long run is started again: the run is worth more than it.
+                tail = self.process.log.read_text(errors="replace")[-1000:]
+                print(f"{self.name} is started again after {error!r}; its log ends: {tail}", file=sys.stderr)
+                self.process.start_again()
+                self.until_right(message)
+                settle(self.process)
+                return load.measure(self.process, self.port, message, callers, seconds, self.cores)
 
         return Entry(family, name, self.process, measure)
 

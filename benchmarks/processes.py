@@ -26,18 +26,11 @@ class Process:
         cores: str | None = None,
         talks: bool = False,
     ) -> None:
-        with log.open("ab") as output:
-            self.popen = subprocess.Popen(
-                [*pinned(cores), *command],
-                stdout=subprocess.PIPE if talks else output,
-                stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
-                stderr=output,
-                env=os.environ | (environment or {}),
-                start_new_session=True,
-                text=talks,
-            )
         self.log = log
-        self._command = command
+        self._command = [*pinned(cores), *command]
+        self._environment = os.environ | (environment or {})
+        self._talks = talks
+        self.popen = self._start()
 
     @property
     def pid(self) -> int:
@@ -77,6 +70,10 @@ class Process:
     def go_on(self) -> None:
         self._send(signal.SIGCONT)
 
+    def start_again(self) -> None:
+        self.end()
+        self.popen = self._start()
+
     def end(self) -> None:
         """Ask, wait, insist."""
         self.go_on()
@@ -98,6 +95,18 @@ class Process:
         if self.popen.poll() is not None:
             tail = self.log.read_text(errors="replace")[-2000:]
             raise RuntimeError(f"{' '.join(self._command)} ended with {self.popen.returncode}: {tail}")
+
+    def _start(self) -> subprocess.Popen[str]:
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
+                self._command,
+                stdout=subprocess.PIPE if self._talks else output,
+                stdin=subprocess.PIPE if self._talks else subprocess.DEVNULL,
+                stderr=output,
+                env=self._environment,
+                start_new_session=True,
+                text=True,
+            )
 
     def _send(self, number: signal.Signals) -> None:
         for pid in self.members():

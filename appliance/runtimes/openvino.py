@@ -60,6 +60,10 @@ with _without_telemetry():
     import openvino as ov
     from openvino import opset13 as ops
 
+# The binding sets itself up at its first tensor, and dies of two threads that make theirs at once: one holds Python's
+# lock and waits for the set-up, the other sets up and waits for Python's lock (seen with 2026.4.1).
+ov.Tensor(np.zeros(1, np.float32), shared_memory=True)
+
 __all__ = ["OpenVinoModel", "core", "devices", "load_openvino", "ops", "ov", "prove", "reason"]
 
 TINY_S = 50e-6

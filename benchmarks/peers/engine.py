@@ -39,6 +39,8 @@ class Network:
         self._compiled = core.compile_model(model, "CPU", options)
         self._requests = threading.local()
         self.shape = shape
+        # Warm before it serves; and OpenVINO's first tensor must not be made by two threads at once.
+        self(np.zeros(shape, np.float32))
 
     def __call__(self, tensor: np.ndarray) -> np.ndarray:
         """tensor: float32 of the input's shape. Returns the output's only row; valid until the thread's next call."""
