@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 import structlog
 
-from appliance import ballast
+from appliance import ballast, retention
 from appliance.config import StoreConfig
 from appliance.core.protocol import Part
 from appliance.errors import DataDirError, Overloaded, StoreError, StoreFull, StoreUnavailable
@@ -40,7 +40,6 @@ _WAITING_BYTES_MAX = 256 << 20
 _ID_BLOCK = 10_000
 _RETRY_S = (0.05, 0.2, 1.0)
 _RETENTION_EVERY_S = 60.0
-_RETENTION_ROWS = 5000
 _SPACE_CHECK_S = 0.5
 
 
@@ -435,6 +434,9 @@ class Store:
                 self._save_session(*write.session)
             if write.outbox and not outcome.duplicate:
                 db.executemany("INSERT INTO outbox (topic, payload) VALUES (?, ?)", write.outbox)
+            if not outcome.duplicate:
+                for statement, values in write.also:
+                    db.execute(statement, values)
             if write.sent:
                 db.executemany("DELETE FROM outbox WHERE id = ?", [(number,) for number in write.sent])
             written.append(outcome)
@@ -506,37 +508,10 @@ class Store:
             )
 
     def retain(self) -> bool:
-        """Drop what is past its age; returns whether more of it is left, as one step drops a bounded number of rows.
-
-        Readings that an open window needs stay. Writer thread only.
-        """
-        now = self._now()
-        config = self._config
-        more = False
-        ballast.lay(self._data_dir, config.free_bytes_min)
-        self.frames.drop_older(now - config.images_days * 86_400)
-        for table, keep_s, needed in (
-            ("results", config.results_days * 86_400, ""),
-            ("dead_letters", config.dead_letters_days * 86_400, ""),
-            ("readings", config.readings_hours * 3600, _NEEDED),
-        ):
-            dropped = self._db.execute(
-                f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} t WHERE at < ? {needed} "
-                f"ORDER BY at LIMIT {_RETENTION_ROWS})",
-                (now - keep_s,),
-            ).rowcount
-            more = more or dropped == _RETENTION_ROWS
-        left_behind = self._db.execute(
-            "DELETE FROM outbox WHERE id <= (SELECT max(id) FROM outbox) - ?", (config.outbox_rows_max,)
-        ).rowcount
-        if left_behind:
-            log.warning("outbox_dropped", rows=left_behind)
-        # `execute` would take one step of it, and give back one page.
-        self._db.executescript("PRAGMA incremental_vacuum(1000)")
-        return more
+        """Drop what is past its age, a step of it; returns whether more is left. Writer thread only."""
+        return retention.retain(self._db, self.frames, self._data_dir, self._config, self._now())
 
 
-_NEEDED = "AND id < coalesce((SELECT reading FROM cursors c WHERE c.route = t.route AND c.source = t.source), 0)"
 _READING = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ROWS_AT_ONCE = 50
 _INSERT_READING = f"INSERT INTO readings VALUES {_READING} ON CONFLICT DO NOTHING"

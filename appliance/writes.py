@@ -80,6 +80,7 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
     """What is committed together.
 
     more: further results of the same input, which come with the first or, if that is a duplicate, not at all.
+    also: SQL statements with their values, for the tables of other rooms; left out with a duplicate.
     must: keep and try again for as long as the disk refuses. awaited: somebody waits for the commit.
     """
 
@@ -94,6 +95,7 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
     session: tuple[str, bytes | None] | None = None
     outbox: tuple[tuple[str, bytes], ...] = ()
     sent: tuple[int, ...] = ()
+    also: tuple[tuple[str, tuple[object, ...]], ...] = ()
     must: bool = False
     awaited: bool = True
     done: Done | None = None
