@@ -9,9 +9,11 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import msgspec
 import structlog
 import uvicorn
 import uvloop
@@ -24,24 +26,39 @@ from appliance.errors import ApplianceError, ConfigError, PortInUse
 from appliance.history import History
 from appliance.http.door import create_app
 from appliance.http.protocol import OneWriteProtocol
-from appliance.http.security import check_address
+from appliance.http.security import check_address, is_loopback
 from appliance.http.status import BrokerReport, ListenerReport, MqttReport, Status
 from appliance.lanes import ENDPOINT, Devices
 from appliance.live import Event, Live
+from appliance.mqtt.access import check_exposed
 from appliance.mqtt.door import MqttDoor
+from appliance.outbox.mqtt import upstream_connection
+from appliance.outbox.outbox import Outbox
 from appliance.pipeline import Pipeline
+from appliance.plant.alarms import Alarms
+from appliance.plant.beat import Beat
+from appliance.plant.cameras import Cameras
+from appliance.plant.recipes import Recipes
+from appliance.plant.triggers import Triggers
+from appliance.plant.watch import BoxWatch, SourceWatch
 from appliance.repository import model_roots
+from appliance.rules import SiteRules
 from appliance.runtimes import Loaders, default_loaders
 from appliance.slots import Slots
 from appliance.store import Store
 from appliance.tuning import make_tuner
-from appliance.watchdog import Watchdog, notify
+from appliance.watchdog import Beat as Heartbeat
+from appliance.watchdog import Watchdog, notify, stale
 
 log = structlog.get_logger("app")
 
 EXIT_HUNG = 70
 """Exit code when only a restart helps: a native call hangs for good."""
 
+
+_LANES_PER_CORE = 3
+"""While one lane waits for its inference, for Python or for the disk, others decode: with one per core a tenth of the
+cores stood still."""
 
 _COLLECT_EVERY = 20_000
 """Objects between two looks of the garbage collector: each message makes some, none of them in a cycle."""
@@ -52,37 +69,76 @@ class Box:
 
     def __init__(self, config: Config, loaders: Loaders | None = None) -> None:
         check_address(config.http.host, "http.host")
-        check_address(config.listener.host, "listener.host")
+        if config.listener.enabled and not is_loopback(config.listener.host):
+            check_exposed(config.listener)
         self.config = config
         data_dir = Path(config.data_dir).absolute()
         cores = hardware.cores()
         tuner = make_tuner(config, loaders or default_loaders(config))
         self._slots = Slots(lambda: model_roots(config), config.models, tuner, tune=config.tune, fatal=_leave)
-        self._store = Store(data_dir, config.store)
+        self._store = Store(
+            data_dir,
+            config.store,
+            images_days={name: each.images_days for name, each in config.sources.items() if each.images_days},
+        )
         self._devices = Devices(
             lambda device: _lanes_of(device, config, cores),
             config.lanes.waiting_max,
             self._slots.hung,
         )
+        self._alarms = Alarms(self._store)
+        self._recipes = Recipes(config.recipes, self._store, self._alarms)
+        self._watch = SourceWatch(config.sources, self._alarms)
         self._live = Live(config.http.sse_clients_max)
         self._pipeline = Pipeline(
             config.device,
             self._slots,
             self._devices,
             self._store,
-            config.recipes,
+            SiteRules(config.recipes, config.sources, self._recipes.active, config.pixels_max),
             config.models,
             config.pixels_max,
             Answers(config.http.cache_bytes) if config.http.cache_bytes else None,
-            outgoing=lambda result, body: self._mqtt.outgoing(result, body),
+            outgoing=lambda result, body, picture_bytes: self._outbox.desk.result(result, body, picture_bytes),
+            outgoing_letter=lambda letter: self._outbox.desk.letter(letter),
             announce=self._announce,
+            on_source=self._watch.heard,
         )
         self._listener_fault: str | None = None
         try:
-            self._mqtt = MqttDoor(config, self._slots, self._pipeline, self._store, on_fault=self._listener_failed)
+            cameras = Cameras(config.cameras)
+            self._triggers = Triggers(
+                config.triggers,
+                cameras,
+                self._pipeline,
+                self._store,
+                config.device,
+                tell=lambda answer, form, reply: self._mqtt.for_plcs.tell(answer, form, reply),
+                alarm=self._alarms.hold,
+                keep_s=config.store.results_days * 86_400,
+            )
+            self._mqtt = MqttDoor(
+                config,
+                self._slots,
+                self._pipeline,
+                self._store,
+                self._triggers,
+                cameras,
+                {"recipe": self._recipes.command},
+                on_fault=self._listener_failed,
+            )
+            self._outbox = Outbox(
+                config,
+                self._store,
+                self._mqtt.broker,
+                partial(upstream_connection, config.device),
+                self._alarms.hold,
+                lambda: self._store.upkeep.clock.age,
+            )
         except ConfigError:
             self._store.stop()
             raise
+        self._beat = Beat(self._mqtt.for_plcs.beat, lambda: not stale(self._beats(), time.monotonic()))
         history = History(self._store.path, self._store.frames)
         self._status = Status(
             config.device,
@@ -93,23 +149,51 @@ class Box:
             config.ready_requires,
             named_models(config),
             self._mqtt_report,
+            lambda: self._outbox.report(),
+            self._alarms,
+            self._recipes,
+            self._watch,
+            self._triggers,
         )
         self.app = create_app(
-            config.http, self._pipeline, self._slots, history, self._live, self._status, self._store.path
+            config.http,
+            self._pipeline,
+            self._slots,
+            history,
+            self._live,
+            self._status,
+            self._store.path,
+            {
+                "alarms": self._alarms,
+                "recipes": self._recipes,
+                "triggers": self._triggers,
+                "beat": self._beat,
+                "store": self._store,
+            },
         )
+        self._mqtt.on_broker = self._outbox.wake
+        self._alarms.outgoing = partial(self._outbox.desk.event, "alarm")
+        self._mqtt.alarms = lambda: msgspec.json.encode(self._alarms.report())
+        self._alarms.on_change = self._mqtt.alarms_changed
+        box_watch = BoxWatch(self._alarms, self._store.status, self._mqtt.broker_trouble)
         self._loop_beat = time.monotonic()
         self._watchdog = Watchdog(
-            {"loop": lambda: self._loop_beat, "store": lambda: self._store.beat, **self._mqtt.beats()},
-            [self._devices.check, self._slots.check, self._mqtt.tick],
+            self._beats(),
+            [self._devices.check, self._slots.check, self._mqtt.tick, self._watch.tick, box_watch.tick, self._upkeep_tick],
             _leave,
         )
 
     def start(self) -> None:
         """Start every thread. Raises PortInUse, before a model is compiled; `stop` is due even then."""
         self._store.start()
+        self._alarms.start()
+        self._recipes.start()
         self._devices.lanes("CPU")
+        self._triggers.start()
         self._mqtt.start()
+        self._outbox.start()
         self._slots.start()
+        self._beat.start()
         self._loop_beat = time.monotonic()
         self._watchdog.start()
 
@@ -120,14 +204,35 @@ class Box:
         """
         self.close_streams()
         self._watchdog.stop()
+        self._beat.stop()
+        self._triggers.stop()
+        self._outbox.stop()
         self._mqtt.stop()
+        self._outbox.settle()
         ended = [self._devices.stop(), self._slots.stop()]
         self._store.stop()
         return all(ended)
 
+    def _beats(self) -> dict[str, Heartbeat]:
+        return {
+            "loop": lambda: self._loop_beat,
+            "store": lambda: self._store.beat,
+            "triggers": lambda: self._triggers.beat,
+            **self._mqtt.beats(),
+            **self._outbox.beats(),
+        }
+
     def _announce(self, result: Result, body: bytes, trace: Trace | None) -> None:
         self._live.publish(Event(result, body, trace))
         self._mqtt.announce(result, body)
+        self._outbox.wake()
+
+    def _upkeep_tick(self, now: float) -> None:
+        for kind, text in self._store.upkeep.concerns().items():
+            self._alarms.hold(kind, text)
+        if self._store.upkeep.damaged and os.environ.get("NOTIFY_SOCKET"):
+            # Whoever watches this process starts it again, and the start puts the damaged file aside.
+            _leave("the database is damaged")
 
     def close_streams(self) -> None:
         """End event streams, which would otherwise hold up a stop."""
@@ -155,8 +260,9 @@ class Box:
                 self._mqtt.broker.address,
                 status.reason,
                 status.received,
+                status.shortcomings,
             )
-        return MqttReport(listener, broker, self._mqtt.status())
+        return MqttReport(listener, broker, self._mqtt.status(), self._mqtt.routes())
 
     async def beat_for_ever(self) -> None:
         """The HTTP loop's heartbeat. Once the models are there, the garbage collector need not look at them again."""
@@ -271,7 +377,7 @@ def _lanes_of(device: str, config: Config, cores: int) -> tuple[int, float]:
         endpoint = config.endpoints[device.removeprefix(ENDPOINT)]
         # It keeps its own limit; the lanes' is for what is left.
         return endpoint.lanes, endpoint.timeout_s + timeout_s
-    return config.lanes.lanes or cores, timeout_s
+    return config.lanes.lanes or cores * _LANES_PER_CORE, timeout_s
 
 
 def _leave(reason: str) -> None:

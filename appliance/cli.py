@@ -12,8 +12,11 @@ from pathlib import Path
 import click
 
 from appliance import __version__, log
+from appliance.commands.backup import backup
 from appliance.commands.doctor import doctor
+from appliance.commands.keys import keys
 from appliance.commands.models import models
+from appliance.commands.results import results
 from appliance.config import load
 from appliance.errors import ApplianceError, ConfigError, PortInUse
 
@@ -54,6 +57,9 @@ def demo(port: int, mqtt_port: int) -> None:
 
 appliance.add_command(models)
 appliance.add_command(doctor)
+appliance.add_command(keys)
+appliance.add_command(results)
+appliance.add_command(backup)
 
 
 def main() -> None:

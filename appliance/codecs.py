@@ -88,6 +88,16 @@ def encode_jpeg(image: Image, quality: int = 90) -> bytes:
     return data.tobytes()
 
 
+def encode_as(image: Image, kind: str) -> bytes:
+    """Encode an RGB picture as PNG, without loss, or as JPEG of high quality. Raises ImageTooLarge, DecodeError."""
+    if kind != PNG:
+        return encode_jpeg(image, quality=95)
+    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise DecodeError("the picture cannot be encoded as PNG")
+    return data.tobytes()
+
+
 def encode_window(rows: list[list[float]]) -> tuple[bytes, str]:
     """(size, channels) -> bytes and their media type; raises ShapeError when the rows differ in length."""
     try:

@@ -28,6 +28,7 @@
     │   ├── CompressionError   body_undecompressable     damaged, of unknown coding, or a bomb
     │   ├── ValueRangeError    input_not_finite          NaN or infinity
     │   ├── FieldError         field_invalid             part, lot, recipe, source, a query parameter
+    │   ├── RecipeUnknown      recipe_unknown            a recipe that the configuration does not have
     │   ├── RouteNotFound      route_not_found           an MQTT topic that no route names
     │   ├── RetainedStale      retained_not_a_reading    a retained message sent again on subscribe
     │   └── PoisonInput        input_poisonous           was in flight at two unclean stops
@@ -37,10 +38,17 @@
     │   └── LaneTimeout        inference_timeout         waited too long for a lane, and never ran
     │       └── Expired        expired                   its own deadline passed first, and it never ran
     ├── InferenceError         inference_failed          the runtime refused this input
+    ├── CameraError            camera_unavailable        a trigger's camera does not answer
+    │   ├── FrameMissing       frame_missing             no picture came in time
+    │   └── FrameTooOld        frame_too_old             and the last one is too old
+    ├── AnswerLate             answer_late               the verdict was not there in time
+    ├── Interrupted            interrupted               the box stopped before it could answer
+    ├── BackupError            backup_refused            a backup that cannot be made, or is not as it was made
     ├── StoreError
     │   ├── StoreFull          store_full                the disk or its quota is full
     │   └── StoreUnavailable   store_unavailable
     └── NotFound
+        ├── TriggerNotFound    trigger_not_found
         ├── ResultNotFound     result_not_found
         └── SourceNotFound     source_not_found
 
@@ -168,6 +176,10 @@ class FieldError(InputError):
     code = "field_invalid"
 
 
+class RecipeUnknown(InputError):
+    code = "recipe_unknown"
+
+
 class RouteNotFound(InputError):
     code = "route_not_found"
 
@@ -212,6 +224,32 @@ class InferenceError(ApplianceError):
     code = "inference_failed"
 
 
+class CameraError(ApplianceError):
+    code = "camera_unavailable"
+
+
+class FrameMissing(CameraError):
+    code = "frame_missing"
+
+
+class FrameTooOld(CameraError):
+    code = "frame_too_old"
+
+
+class AnswerLate(ApplianceError):
+    """Of a trigger: its answer says so, and a verdict that comes later is recorded only."""
+
+    code = "answer_late"
+
+
+class Interrupted(ApplianceError):
+    code = "interrupted"
+
+
+class BackupError(ApplianceError):
+    code = "backup_refused"
+
+
 class StoreError(ApplianceError):
     code = "store_error"
 
@@ -226,6 +264,10 @@ class StoreUnavailable(StoreError):
 
 class NotFound(ApplianceError):
     code = "not_found"
+
+
+class TriggerNotFound(NotFound):
+    code = "trigger_not_found"
 
 
 class ResultNotFound(NotFound):

@@ -5,11 +5,16 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from typing import Final
 
 from appliance.core.protocol import Part
 from appliance.errors import DecodeError, EmptyBody, FieldError
 
 TEXT_MAX = 128
+
+MISSING: Final = object()
+"""What a path leads to when there is nothing."""
+
 _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -23,6 +28,15 @@ def check_source(source: object) -> str:
 def check_part(part: object, lot: object, recipe: object) -> Part:
     """Numbers become text. Raises FieldError for other types, control characters or more than 128 characters."""
     return Part(_text("part", part), _text("lot", lot), _text("recipe", recipe))
+
+
+def at_path(content: object, path: str) -> object:
+    """What a dotted path leads to in nested objects, or MISSING."""
+    for step in path.split("."):
+        if not isinstance(content, dict) or step not in content:
+            return MISSING
+        content = content[step]
+    return content
 
 
 def base64_bytes(value: object, field: str) -> bytes:

@@ -2,15 +2,18 @@
 
 One file per image costs two fsyncs each; a segment is synced once per group commit, before the rows that point into
 it are committed. A crash can leave unreferenced bytes at the end of a segment, never a row without its bytes. One
-thread appends; any thread reads.
+thread appends, drops and blanks; any thread reads. Segments are dropped whole, and their numbers never come again.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
+
+_BLANK = bytes(1 << 20)
 
 
 class Location(msgspec.Struct, frozen=True):
@@ -22,16 +25,36 @@ class Location(msgspec.Struct, frozen=True):
 
 
 class Frames:
-    """The segments of one folder: `00000001.seg` and on, each up to about `segment_bytes` long."""
+    """The segments of one folder: `00000001.seg` and on, each up to about `segment_bytes` long.
 
-    def __init__(self, folder: Path, segment_bytes: int) -> None:
+    after: the highest number that was ever pointed to: what is appended goes to a later one, or to the last one there.
+    """
+
+    def __init__(self, folder: Path, segment_bytes: int, after: int = 0) -> None:
         self._folder = folder
         self._segment_bytes = segment_bytes
         folder.mkdir(exist_ok=True)
-        numbers = [int(path.stem) for path in folder.glob("*.seg") if path.stem.isdecimal()]
-        self._kept = set(numbers)
-        self._number, self._file, self._end = self._open(max(numbers, default=1))
+        found = {int(path.stem): path for path in folder.glob("*.seg") if path.stem.isdecimal()}
+        self._sizes = {number: path.stat().st_size for number, path in found.items()}
+        last = max(found, default=0)
+        # A picture of the past may be gone, but never be another one.
+        self._number, self._file, self._end = self._open(last if last and last >= after else after + 1)
         self._synced = self._settled = self._end
+
+    @property
+    def number(self) -> int:
+        """Of the segment that is appended to."""
+        return self._number
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of all segments that are kept, the oldest first."""
+        return sorted(self._sizes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all segments together."""
+        return sum(self._sizes.values()) - self._sizes[self._number] + self._end
 
     def append(self, content: bytes) -> Location:
         """Write behind what is there; durable after `sync`. Raises OSError, e.g. on a full disk."""
@@ -62,7 +85,7 @@ class Frames:
 
     def has(self, segment: int) -> bool:
         """Whether retention has kept the segment."""
-        return segment in self._kept
+        return segment in self._sizes
 
     def read(self, location: Location) -> bytes | None:
         """The frame, or None when its segment is gone."""
@@ -73,20 +96,40 @@ class Frames:
             return None
         return content if len(content) == location.length else None
 
-    def drop_older(self, before: float) -> int:
-        """Remove whole segments last written before `before` (seconds since 1970), never the current one."""
+    def roll(self) -> None:
+        """Append to a new segment from now on, so that the old one can be dropped. Raises OSError."""
+        if self._end:
+            self._begin_segment()
+            self.settle()
+
+    def drop(self, numbers: Iterable[int]) -> int:
+        """Remove whole segments, never the current one; returns how many were there. Raises OSError."""
         dropped = 0
-        for number in sorted(self._kept - {self._number}):
-            path = self._path(number)
-            try:
-                old = path.stat().st_mtime < before
-            except FileNotFoundError:
-                old = True
-            if old:
-                path.unlink(missing_ok=True)
-                self._kept.discard(number)
-                dropped += 1
+        for number in set(numbers) & self._sizes.keys() - {self._number}:
+            self._path(number).unlink(missing_ok=True)
+            del self._sizes[number]
+            dropped += 1
         return dropped
+
+    def blank(self, places: Iterable[Location]) -> int:
+        """Overwrite frames with zeros, on the disk when this returns; returns how many were there. Raises OSError."""
+        by_segment: dict[int, list[Location]] = {}
+        for place in places:
+            by_segment.setdefault(place.segment, []).append(place)
+        blanked = 0
+        for segment, frames in by_segment.items():
+            try:
+                file = os.open(self._path(segment), os.O_WRONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                for frame in frames:
+                    _write_zeros(file, frame)
+                os.fdatasync(file)
+            finally:
+                os.close(file)
+            blanked += len(frames)
+        return blanked
 
     def close(self) -> None:
         self.sync()
@@ -98,8 +141,9 @@ class Frames:
     def _begin_segment(self) -> None:
         """The old segment stays open until the new one is there: a full disk may refuse it."""
         self.sync()
-        old = self._file
+        old, old_number, old_end = self._file, self._number, self._end
         self._number, self._file, self._end = self._open(self._number + 1)
+        self._sizes[old_number] = old_end
         self._synced = self._settled = self._end
         os.close(old)
 
@@ -116,5 +160,12 @@ class Frames:
         except OSError:
             os.close(file)
             raise
-        self._kept.add(number)
+        self._sizes[number] = end
         return number, file, end
+
+
+def _write_zeros(file: int, frame: Location) -> None:
+    """Never beyond the end of the file: a row may point to what was never written."""
+    at, end = frame.offset, min(frame.offset + frame.length, os.fstat(file).st_size)
+    while at < end:
+        at += os.pwrite(file, _BLANK[: end - at], at)

@@ -18,18 +18,21 @@ from appliance.codecs import decode_image, encode_jpeg
 from appliance.config import ModelConfig
 from appliance.core.draw import draw
 from appliance.core.manifest import ModelManifest
+from appliance.core.picture_quality import PictureQuality
 from appliance.core.prediction import Prediction
 from appliance.core.protocol import RESULT_SCHEMA, InferenceRequest, Recorded, Result, Timing, Trace
 from appliance.core.schedule import Gear
 from appliance.core.tensors import Array
-from appliance.core.verdict import VerdictRule, judge
+from appliance.core.verdict import Verdict, judge
+from appliance.core.view import View
 from appliance.errors import ApplianceError, InferenceTimeout, MediaTypeError, ModelNotReady, Overloaded, StoreError
 from appliance.lanes import Devices, Job
 from appliance.repository import ModelVersion
+from appliance.rules import SiteRules
 from appliance.served import Inferred, Input, ServedModel
 from appliance.slots import Slots
 from appliance.store import Store
-from appliance.writes import Cursor, DeadLetter, NewResult, Receipt, Write, Written, both, when_added
+from appliance.writes import Cursor, DeadLetter, NewResult, Outgoing, Receipt, Write, Written, both, when_added
 
 log = structlog.get_logger("pipeline")
 
@@ -47,8 +50,11 @@ _NO_TIME = Timing(0.0, 0.0, 0.0, 0.0)
 Announce = Callable[[Result, bytes, Trace | None], None]
 """A committed result, its JSON, and the curve of its window; called from the store's thread."""
 
-Outgoing = Callable[[Result, bytes], tuple[tuple[str, bytes], ...]]
-"""The outbox rows (topic, payload) that are committed with a result."""
+ForCentral = Callable[[Result, bytes, int], tuple[Outgoing, ...]]
+"""The outbox rows that are committed with a result; its JSON, and the bytes of the picture that is kept with it."""
+
+OnSource = Callable[[str, PictureQuality | None], None]
+"""A source has sent something, or a picture of it was measured; called from any thread, for every input."""
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +92,7 @@ class Answer(msgspec.Struct, frozen=True):
 class _Task(msgspec.Struct, frozen=True):
     """What a lane works on. committed: to be answered after the commit, when the request is durable.
 
-    key: under which the answer is kept in memory, None: not at all. cached: whether it was there.
+    key: under which the answer is kept in memory, None: not at all. cached: whether it was there. view: of a picture.
     """
 
     served: ServedModel
@@ -94,6 +100,7 @@ class _Task(msgspec.Struct, frozen=True):
     recording: Recording
     committed: Future[Answer] | None
     key: bytes | None
+    view: View | None
     cached: bool = False
 
 
@@ -109,23 +116,27 @@ class Pipeline:
         slots: Slots,
         devices: Devices,
         store: Store,
-        recipes: Mapping[str, Mapping[str, VerdictRule]],
+        rules: SiteRules,
         models: Mapping[str, ModelConfig],
         pixels_max: int,
         answers: Answers | None,
         *,
-        outgoing: Outgoing,
+        outgoing: ForCentral,
+        outgoing_letter: Callable[[DeadLetter], tuple[Outgoing, ...]] = lambda _: (),
         announce: Announce,
+        on_source: OnSource,
     ) -> None:
         self._device = device
         self._slots = slots
         self._devices = devices
         self._store = store
-        self._recipes = recipes
+        self._rules = rules
+        self._on_source = on_source
         self._always_durable = {name for name, model in models.items() if model.durable}
         self._pixels_max = pixels_max
         self._answers = answers
         self._outgoing = outgoing
+        self._outgoing_letter = outgoing_letter
         self._announce = announce
 
     def submit(self, request: InferenceRequest, recording: Recording = _NOTHING) -> Future[Answer]:
@@ -136,6 +147,8 @@ class Pipeline:
         of a model that takes no pictures; the future raises InputError, InferenceError, InferenceTimeout and, when
         durable, StoreError.
         """
+        self._on_source(request.source, None)
+        request = self._rules.apply(request, recording.route)
         served = self._slots.choose(request.model, request.version)
         if request.draw and served.kind != "image":
             raise MediaTypeError(f"model {request.model} judges no pictures; ask for application/json")
@@ -144,8 +157,10 @@ class Pipeline:
         if durable:
             committed = Future()
             committed.set_running_or_notify_cancel()
-        key = None if self._answers is None or request.draw else answer_key(request, served)
-        task = _Task(served, request, recording, committed, key)
+        view = self._rules.view(request, recording.route) if served.kind == "image" else None
+        # What the cache keeps holds for a whole picture, as it came.
+        key = None if self._answers is None or request.draw or view is not None else answer_key(request, served)
+        task = _Task(served, request, recording, committed, key, view)
         kept = None if self._answers is None or key is None else self._answers.get(key)
         if kept is not None:
             inferred = self._answer_again(msgspec.structs.replace(task, cached=True), kept)
@@ -178,12 +193,17 @@ class Pipeline:
 
         Both are committed together, so that whoever waits for this part is answered.
         """
+        self._on_source(request.source, None)
+        request = self._rules.apply(request, recording.route)
+        if letter is not None:
+            letter = msgspec.structs.replace(letter, payload=self._rules.keepable(request.source, letter.payload))
         try:
             version = self._slots.on_disk(request.model)
         except ApplianceError:
             self._store.submit(
                 Write(
                     dead_letter=letter,
+                    outbox=() if letter is None else self.letter_rows(letter),
                     cursor=recording.cursor,
                     receipt=recording.receipt,
                     cleared=recording.cleared,
@@ -195,6 +215,18 @@ class Pipeline:
         # The model may still be loading: what it is called is known all the same, which variant will serve is not.
         result = self._result(version, "", request, recording, error=error)
         self._record((result,), version.manifest, None, None, recording, letter)
+
+    def letter_rows(self, letter: DeadLetter) -> tuple[Outgoing, ...]:
+        """The outbox rows that are committed with a dead letter."""
+        return self._outgoing_letter(letter)
+
+    def heard(self, source: str) -> None:
+        """It sent something that needs no inference now, such as a reading."""
+        self._on_source(source, None)
+
+    def keepable(self, source: str | None, payload: bytes) -> bytes:
+        """As of `SiteRules`, for what never becomes a request."""
+        return self._rules.keepable(source, payload)
 
     def _run_here(self, task: _Task) -> Future[Answer]:
         """Without a lane, on the thread of the caller; one call that takes too long ends that."""
@@ -220,7 +252,7 @@ class Pipeline:
     def _run(self, jobs: list[Job], gear: Gear) -> None:
         """Jobs of one model, in a lane's thread, or on the loop."""
         served: ServedModel = jobs[0].task.served
-        inputs = [_input(job.task.request, job.queued_at) for job in jobs]
+        inputs = [_input(job.task, job.queued_at) for job in jobs]
         for job, outcome in zip(jobs, served.run(inputs, gear), strict=True):
             if self._answers is not None and job.task.key is not None and isinstance(outcome, Inferred):
                 self._answers.put(job.task.key, outcome)
@@ -246,9 +278,12 @@ class Pipeline:
             )
             for prediction in inferred.predictions
         )
+        if inferred.quality is not None:
+            self._on_source(request.source, inferred.quality)
+        picture_kept = inferred.masked or request.body
         drawn = None
         if request.draw:
-            picture = draw(decode_image(request.body, self._pixels_max), inferred.prediction, results[0].verdict)
+            picture = draw(decode_image(picture_kept, self._pixels_max), inferred.prediction, results[0].verdict)
             drawn = encode_jpeg(picture)
         answer = Answer(results, "queued", drawn, inferred.outputs, None if task.key is None else task.cached)
         committed = task.committed
@@ -257,7 +292,7 @@ class Pipeline:
             raise InferenceTimeout(f"model {served.manifest.name} answered too late")
         if committed is not None:
             recording = _then(recording, lambda outcome: _settle(committed, answer, outcome))
-        frame = request.body if inferred.is_picture else None
+        frame = picture_kept if results[0].has_image else None
         try:
             self._record(results, served.manifest, frame, inferred.trace, recording)
         except (StoreError, Overloaded) as error:
@@ -280,11 +315,9 @@ class Pipeline:
         error: ApplianceError | None = None,
     ) -> Result:
         part = request.part
-        rule = origin.manifest.verdict
-        if request.override is not None:
-            rule = rule.override(request.override)
-        if part.recipe is not None:
-            rule = rule.override(self._recipes.get(part.recipe, {}).get(request.model))
+        rule = self._rules.verdict_rule(origin.manifest.verdict, request, recording.route)
+        verdict: Verdict = "error" if prediction is None else judge(prediction, rule)
+        clock = self._store.upkeep.clock
         return Result(
             schema=RESULT_SCHEMA,
             id=self._store.next_id(),
@@ -296,7 +329,7 @@ class Pipeline:
             part=part.part,
             lot=part.lot,
             recipe=part.recipe,
-            verdict="error" if prediction is None else judge(prediction, rule),
+            verdict=verdict,
             model=origin.manifest.name,
             version=origin.manifest.version,
             variant=variant,
@@ -307,8 +340,11 @@ class Pipeline:
             score_ng_min=rule.score_ng_min,
             error=None if error is None else {"code": error.code, "message": str(error)},
             timing=timing,
-            has_image=is_picture,
+            has_image=is_picture and self._rules.keeps_picture(request.source, verdict, prediction),
             flags=recording.flags,
+            boot=clock.last.boot,
+            up_s=round(time.clock_gettime(time.CLOCK_BOOTTIME), 3),
+            clock_ok=clock.ok,
         )
 
     def _record(
@@ -327,9 +363,11 @@ class Pipeline:
             for result, body in zip(results, bodies, strict=True):
                 self._announce(result, body, trace)
 
-        outbox: tuple[tuple[str, bytes], ...] = ()
+        outbox = () if letter is None else self.letter_rows(letter)
+        picture_bytes = 0 if frame is None else len(frame)
         for result, body in zip(results, bodies, strict=True):
-            outbox += self._outgoing(result, body)
+            outbox += self._outgoing(result, body, picture_bytes)
+            picture_bytes = 0
         kind = manifest.kind
         self._store.submit(
             Write(
@@ -363,8 +401,9 @@ def _rows(request: InferenceRequest) -> int:
     return max((len(array) for array in request.tensors.values() if array.ndim), default=1)
 
 
-def _input(request: InferenceRequest, queued_at: float) -> Input:
-    return Input(request.body, request.media_type, request.tensors, queued_at, request.outputs)
+def _input(task: _Task, queued_at: float) -> Input:
+    request = task.request
+    return Input(request.body, request.media_type, request.tensors, queued_at, request.outputs, task.view)
 
 
 def _log(results: tuple[Result, ...], timing: Timing) -> None:

@@ -22,16 +22,21 @@ from appliance.codecs import (
     decode_json,
     decode_reduced,
     decode_window,
+    encode_as,
     encode_window,
+    sniff,
 )
+from appliance.core.area import black_out, pixels
 from appliance.core.golden import check_answer
 from appliance.core.manifest import GoldenCase, ImagePreprocess, Kind, ModelManifest, TensorPreprocess, Variant
+from appliance.core.picture_quality import PictureQuality, measure
 from appliance.core.postprocess import postprocess
 from appliance.core.prediction import Prediction
 from appliance.core.preprocess import Placement, input_size, place, preprocess_image, preprocess_window
 from appliance.core.protocol import Timing, Trace
 from appliance.core.schedule import Gear
 from appliance.core.tensors import Array, check_tensor, tensors_from_json, to_array
+from appliance.core.view import Placed, View, in_whole_picture
 from appliance.errors import ApplianceError, DecodeError, InferenceError, MediaTypeError, ModelLoadError, ShapeError
 from appliance.lanes import ENDPOINT, Flow
 from appliance.repository import ModelVersion, read_golden, read_variant
@@ -60,19 +65,24 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Input(msgspec.Struct, frozen=True):
-    """One input, encoded or as tensors. queued_at: monotonic seconds. outputs: whether the tensors are wanted."""
+    """One input, encoded or as tensors. queued_at: monotonic seconds. outputs: whether the tensors are wanted.
+
+    view: of a picture, None: all of it as it came.
+    """
 
     body: bytes
     media_type: str
     tensors: Mapping[str, Array] | None
     queued_at: float
     outputs: bool = False
+    view: View | None = None
 
 
 class Prepared(msgspec.Struct, frozen=True):
     """What the network takes, rows along the first axis, and what the steps after it need to know.
 
-    size: (height, width) of the picture as it was sent; placement: where it lies in the network's input.
+    size: (height, width) of the picture as it was sent, or of the part of it that the model sees; placement: where that
+    lies in the network's input. placed: which part it is. masked: the picture to keep instead of the one that came.
     """
 
     tensors: dict[str, Array]
@@ -80,16 +90,24 @@ class Prepared(msgspec.Struct, frozen=True):
     size: tuple[int, int] | None = None
     placement: Placement | None = None
     trace: Trace | None = None
+    placed: Placed | None = None
+    masked: bytes | None = None
+    quality: PictureQuality | None = None
 
 
 class Inferred(msgspec.Struct, frozen=True):
-    """What one input gave: a prediction per row, how long each step took, what a screen may show, raw outputs."""
+    """What one input gave: a prediction per row, how long each step took, what a screen may show, raw outputs.
+
+    masked, quality: of a picture, where its view asks for them.
+    """
 
     predictions: tuple[Prediction, ...]
     timing: Timing
     is_picture: bool
     trace: Trace | None
     outputs: dict[str, Array] | None
+    masked: bytes | None = None
+    quality: PictureQuality | None = None
 
     @property
     def prediction(self) -> Prediction:
@@ -181,7 +199,7 @@ class ServedModel:
         for index, each in enumerate(inputs):
             started = time.monotonic()
             try:
-                prepared = self.prepare(each.body, each.media_type, each.tensors)
+                prepared = self.prepare(each.body, each.media_type, each.tensors, each.view)
             except ApplianceError as error:
                 self._failed(started)
                 outcomes.append(error)
@@ -227,13 +245,17 @@ class ServedModel:
                 prepared.size is not None,
                 prepared.trace,
                 outputs if each.outputs else None,
+                prepared.masked,
+                prepared.quality,
             )
             self._count(
                 each.queued_at, started, prepared_at, inferred - began, done - ended, prepared.rows, at == prepared.rows
             )
         return outcomes
 
-    def prepare(self, body: bytes, media_type: str, tensors: Mapping[str, Array] | None = None) -> Prepared:
+    def prepare(
+        self, body: bytes, media_type: str, tensors: Mapping[str, Array] | None = None, view: View | None = None
+    ) -> Prepared:
         """Decode and preprocess. Raises InputError."""
         if tensors is not None:
             return self._checked(tensors)
@@ -242,6 +264,8 @@ class ServedModel:
         if isinstance(steps, ImagePreprocess):
             if media_type not in (JPEG, PNG):
                 raise MediaTypeError(f"model {name} takes a picture, got {media_type}; send JPEG or PNG")
+            if view is not None:
+                return self._prepare_view(body, steps, view)
             image, size = self._decode(body, steps)
             placement = place(size, steps, self._spec)
             return Prepared({self._spec.name: preprocess_image(image, steps, self._spec)}, 1, size, placement)
@@ -300,7 +324,8 @@ class ServedModel:
                     f"output {name!r} of the model is NaN or infinite for this input; it is not judged"
                 )
         if prepared.rows == 1:
-            return (postprocess(outputs, self.manifest, prepared.size, prepared.placement),)
+            prediction = postprocess(outputs, self.manifest, prepared.size, prepared.placement)
+            return (prediction if prepared.placed is None else in_whole_picture(prediction, prepared.placed),)
         return tuple(
             postprocess({n: a[row : row + 1] for n, a in outputs.items()}, self.manifest, None, None)
             for row in range(prepared.rows)
@@ -313,6 +338,25 @@ class ServedModel:
             return image, (image.shape[0], image.shape[1])
         rows, columns = input_size(steps, self._spec)
         return decode_reduced(body, self._pixels_max, rows, columns)
+
+    def _prepare_view(self, body: bytes, steps: ImagePreprocess, view: View) -> Prepared:
+        """A picture with masks, cropped, or measured: decoded whole, and black where nobody may look from then on."""
+        image = decode_image(body, self._pixels_max)
+        quality = measure(image) if view.measured else None
+        masked = None
+        if view.masks:
+            black_out(image, view.masks)
+            masked = encode_as(image, sniff(body))
+        placed = None
+        if view.crop is not None:
+            height, width = image.shape[:2]
+            left, top, right, bottom = pixels(view.crop, height, width)
+            placed = Placed((left, top, right, bottom), height, width)
+            image = image[top:bottom, left:right]
+        size = image.shape[0], image.shape[1]
+        placement = place(size, steps, self._spec)
+        tensors = {self._spec.name: preprocess_image(image, steps, self._spec)}
+        return Prepared(tensors, 1, size, placement, placed=placed, masked=masked, quality=quality)
 
     def _checked(self, tensors: Mapping[str, Array]) -> Prepared:
         given = {spec.name: spec for spec in self.manifest.inputs}

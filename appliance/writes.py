@@ -11,8 +11,8 @@ from appliance.core.protocol import Part, Result
 from appliance.errors import StoreError
 
 
-class NewReading(msgspec.Struct, frozen=True, kw_only=True):
-    """samples: little-endian float32, sample by sample, `channels` values each."""
+class NewReading(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """samples: little-endian float32, sample by sample, `channels` values each; times: as `core.sample_times` packs."""
 
     route: str
     source: str
@@ -22,6 +22,7 @@ class NewReading(msgspec.Struct, frozen=True, kw_only=True):
     flags: tuple[str, ...] = ()
     channels: int
     samples: bytes
+    times: bytes | None = None
 
 
 class NewResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,12 +48,13 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """Where the next window of a stream begins: a reading and a sample in it."""
+    """Where the next window of a stream begins: a reading and a sample in it; `next_ns` with windows of time."""
 
     route: str
     source: str
     reading: int
     offset: int
+    next_ns: int | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -65,11 +67,28 @@ class Receipt(msgspec.Struct, frozen=True):
     seq: int
 
 
+class Outgoing(msgspec.Struct, frozen=True):
+    """A row for central, final as it is: no later change of a route or a model touches it.
+
+    queue: whom it waits for. result: whose picture is to be sent, in place of a payload. size: bytes that will be sent.
+    """
+
+    queue: str
+    topic: str
+    media: str
+    payload: bytes
+    size: int
+    result: int | None = None
+
+
 class Written(msgspec.Struct, frozen=True):
-    """duplicate: the publisher's key was there already, so nothing was added."""
+    """duplicate: the result was there already, by its key or its window, so nothing was added.
+
+    reading_ids: of each reading in its order; None where the publisher's key was there already.
+    """
 
     duplicate: bool = False
-    reading_id: int | None = None
+    reading_ids: tuple[int | None, ...] = ()
 
 
 Done = Callable[[Written | StoreError], None]
@@ -79,21 +98,23 @@ Done = Callable[[Written | StoreError], None]
 class Write(msgspec.Struct, frozen=True, kw_only=True):
     """What is committed together.
 
+    readings: of any streams, each in its order; `receipts` are theirs. receipt: of an input.
     more: further results of the same input, which come with the first or, if that is a duplicate, not at all.
     also: SQL statements with their values, for the tables of other rooms; left out with a duplicate.
     must: keep and try again for as long as the disk refuses. awaited: somebody waits for the commit.
     """
 
-    reading: NewReading | None = None
+    readings: tuple[NewReading, ...] = ()
     result: NewResult | None = None
     more: tuple[NewResult, ...] = ()
     dead_letter: DeadLetter | None = None
     cursor: Cursor | None = None
     receipt: Receipt | None = None
+    receipts: tuple[Receipt, ...] = ()
     suspect: bytes | None = None
     cleared: bytes | None = None
     session: tuple[str, bytes | None] | None = None
-    outbox: tuple[tuple[str, bytes], ...] = ()
+    outbox: tuple[Outgoing, ...] = ()
     sent: tuple[int, ...] = ()
     also: tuple[tuple[str, tuple[object, ...]], ...] = ()
     must: bool = False
@@ -104,9 +125,9 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
         """Bytes it holds in memory, roughly."""
         frame = self.result.frame if self.result is not None else None
         return (
-            500 * (1 + len(self.more))
+            500 * (1 + len(self.more) + len(self.readings))
             + (len(frame) if frame else 0)
-            + (len(self.reading.samples) if self.reading is not None else 0)
+            + sum([len(each.samples) for each in self.readings])
             + (len(self.dead_letter.payload) if self.dead_letter is not None else 0)
         )
 

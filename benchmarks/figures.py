@@ -119,8 +119,19 @@ FIGURES: tuple[Figure, ...] = (
         at_most=2.0,
     ),
     Figure("the same while a load fails", "loading", None, "failing_p99_ms", "quiet_p99_ms", at_most=2.0),
-    Figure("readings over the built-in listener, committed", "stream", None, "per_s", unit="/s"),
-    Figure("readings through Mosquitto, committed", "stream-broker", None, "per_s", unit="/s"),
+    Figure("readings with keys over the built-in listener, committed", "stream", at_least=40_000, unit="/s"),
+    Figure("readings through Mosquitto, committed", "stream-broker", at_least=15_000, unit="/s"),
+    Figure(
+        "reading to PUBACK at 20,000/s over the listener, p99",
+        "stream-acks",
+        field="p99_ms",
+        at_most=30,
+        unit="ms",
+    ),
+    Figure("readings into windows beside HTTP, 20,000/s offered", "stream-windows", at_least=19_900, unit="/s"),
+    Figure("small HTTP request beside them, p99 against 3x idle or 2 ms", "stream-windows", field="over", at_most=1.0),
+    Figure("pictures 640x480 over MQTT against HTTP", "stream-frames", field="share", at_least=0.9),
+    Figure("bytes written per result at 1,000/s", "stream-written", field="bytes", at_most=6144, unit="B"),
 )
 
 

@@ -60,6 +60,12 @@ class Message(NamedTuple):
         self.check(response, content, self.expected, self.off_max)
 
 
+def judged(_response: http.client.HTTPResponse, content: bytes, _expected: Expected, _off_max: float) -> None:
+    """For a model of the appliance's own, which nobody else serves: that there is a verdict."""
+    if "verdict" not in json.loads(content):
+        raise ValueError(f"expected a verdict, got {content[:200]!r}")
+
+
 class Bodies:
     """The bodies as files in `folder`, for the load generator."""
 

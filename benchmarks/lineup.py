@@ -50,6 +50,16 @@ class Networks:
             np.array(networks.compiled(self.graph("tiny"))(np.array([networks.TINY_INPUT], np.float32))[0][0])
         )
 
+    def frame(self) -> Path:
+        """A picture of 640x480, as a camera sends it."""
+        path = self.scratch / "frame.jpg"
+        decoded = cv2.imdecode(np.frombuffer(self.picture, np.uint8), cv2.IMREAD_COLOR)
+        assert decoded is not None
+        done, encoded = cv2.imencode(".jpg", cv2.resize(decoded, (640, 480)))
+        assert done
+        path.write_bytes(encoded.tobytes())
+        return path
+
     def folder(self, name: str) -> Path:
         return self.models / name / name
 

@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import chart, stream
+from benchmarks import chart, inputs, stream
 from benchmarks.contenders import (
     APPLIANCE,
     BARE,
@@ -34,6 +34,7 @@ from benchmarks.contenders import (
     Cell,
 )
 from benchmarks.figures import LITSERVE, MLSERVER, find
+from benchmarks.inputs import Message
 from benchmarks.lineup import WORKS, Lineup, Networks, keep_best, run_entry
 from benchmarks.loading import loading
 from benchmarks.ratios import Measured, best_of, interval
@@ -88,10 +89,7 @@ def main() -> None:
                 if "loading" in works and number < _LOADINGS:
                     figures[f"loading/{APPLIANCE}"] = loading(made, lineup.expected)
                 if "stream" in works and number < _STREAMS:
-                    figures |= {
-                        f"stream/{APPLIANCE}": stream.listener(made.scratch),
-                        f"stream-broker/{APPLIANCE}": stream.broker(made.scratch),
-                    }
+                    figures |= _streams(made)
                 rounds.append(figures)
             recorded = lineup.recorded() - recorded
             tuned = lineup.tuned()
@@ -156,6 +154,23 @@ def _picture(rounds: Sequence[Mapping[str, Measured]], families: Families, machi
         panels.append(chart.Panel(title(cell), bars))
     note = f"{machine['processor']}, {machine['cores']} cores with the load generator, f32, {len(rounds)} rounds."
     return chart.draw(panels, "The appliance beside the bare runtime and its peers", note, APPLIANCE, BARE)
+
+
+def _streams(made: Networks) -> dict[str, Measured]:
+    """What comes by MQTT, each with a box of its own."""
+    tiny = made.folder("tiny")
+    small = Message("/v2/models/tiny/infer", made.bodies.tiny, inputs.JSON, inputs.numbers, made.tiny_expected)
+    picture = made.frame()
+    upload = Message("/v1/predict/surface", picture, inputs.JPEG, inputs.judged, made.tiny_expected)
+    found = {
+        "stream": stream.listener(made.scratch),
+        "stream-broker": stream.broker(made.scratch),
+        "stream-acks": stream.acknowledgements(made.scratch),
+        "stream-windows": stream.windows(made.scratch, tiny, small),
+        "stream-frames": stream.frames(made.scratch, picture, upload),
+        "stream-written": stream.written(made.scratch, tiny),
+    }
+    return {f"{cell}/{APPLIANCE}": measured for cell, measured in found.items()}
 
 
 def _starts(made: Networks, lineup: Lineup, peers: Sequence[str], number: int) -> dict[str, Measured]:

@@ -1,4 +1,4 @@
-"""MQTT: readings from the first publish until the last row is committed, over the listener and over a broker."""
+"""MQTT: readings and pictures, from the publisher until they are committed, over the listener and over a broker."""
 
 from __future__ import annotations
 
@@ -10,41 +10,152 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from appliance.config import shipped_models_dir
+from benchmarks import load
 from benchmarks.contenders import Server, appliance
+from benchmarks.inputs import Message
 from benchmarks.processes import free_ports, until_listening
 from benchmarks.ratios import Measured
 
-MESSAGES = 60_000
+MESSAGES = 200_000
 MESSAGE_BYTES = 200
-_WINDOW = 1000
-_COMMITTED_S = 120
+OFFERED_PER_S = 20_000
+RESULTS_PER_S = 1000
+SECONDS = 8
+PICTURES = 600
+_PICTURES_OPEN = 32
+_CALLERS = 8
+_COMMITTED_S = 120.0
+_BEARING = shipped_models_dir() / "bearing"
+_SURFACE = shipped_models_dir() / "surface"
 
 
 def listener(scratch: Path) -> Measured:
-    """Messages per second into the built-in listener."""
-    with _box(scratch, None) as (_, mqtt_port, database):
-        return {"per_s": _stream(mqtt_port, database)}
+    """Readings per second into the built-in listener, with an access list and the publisher's keys."""
+    with _box("stream", [_BEARING], scratch) as box:
+        return box.stream("in/keyed/bench")
 
 
 def broker(scratch: Path) -> Measured:
-    """Messages per second through Mosquitto and the connection to it."""
-    with _mosquitto(scratch) as port, _box(scratch, port) as (server, _, database):
-        _wait(server.port, "/v1/status", lambda content: json.loads(content)["mqtt"]["broker"]["state"] == "connected")
-        return {"per_s": _stream(port, database)}
+    """Readings per second through Mosquitto and the connection to it."""
+    with _mosquitto(scratch) as port, _box("stream-broker", [_BEARING], scratch, port) as box:
+        _wait(box.server.port, "/v1/status", lambda content: _broker_state(content) == "connected")
+        return box.stream("in/bearing/bench", port)
+
+
+def acknowledgements(scratch: Path) -> Measured:
+    """p50_ms, p99_ms: from when a reading was due to its PUBACK, at OFFERED_PER_S."""
+    with _box("stream-acks", [_BEARING], scratch) as box:
+        return box.publish("in/keyed/bench", "--rows", "1", "--rate", str(OFFERED_PER_S), "--seconds", str(SECONDS))
+
+
+def windows(scratch: Path, tiny: Path, message: Message) -> Measured:
+    """Small HTTP requests alone, and beside OFFERED_PER_S readings of one sample that become windows of `bearing`.
+
+    over: the second p99 against what it may be: three times the first, or 2 ms, the larger. per_s: readings committed.
+    """
+    with _box("stream-windows", [_BEARING, tiny], scratch) as box:
+        server = box.server
+        server.until_right(message)
+        idle = load.measure(server.process, server.port, message, 1, SECONDS, None)
+        publisher = box.publishing(
+            "in/bearing/bench", "--rows", "1", "--rate", str(OFFERED_PER_S), "--seconds", str(SECONDS + 2)
+        )
+        time.sleep(1)
+        beside = load.measure(server.process, server.port, message, 1, SECONDS, None)
+        found = _told(publisher)
+        return {
+            "idle_p99_ms": idle["p99_ms"],
+            "beside_p99_ms": beside["p99_ms"],
+            "over": beside["p99_ms"] / max(3 * idle["p99_ms"], 2.0),
+            "per_s": found["messages"] / found["seconds"],
+        }
+
+
+def frames(scratch: Path, picture: Path, message: Message) -> Measured:
+    """Pictures per second over MQTT, committed, and over HTTP: share is the one against the other."""
+    with _box("stream-frames", [_SURFACE], scratch) as box:
+        server = box.server
+        server.until_right(message)
+        http_per_s = load.measure(server.process, server.port, message, _CALLERS, SECONDS, None)["per_s"]
+        before = box.rows("results")
+        began = time.monotonic()
+        options = ("--file", str(picture), "--messages", str(PICTURES), "--window", str(_PICTURES_OPEN))
+        box.publish("in/surface/bench", *options)
+        box.until("results", before + PICTURES)
+        per_s = PICTURES / (time.monotonic() - began)
+        return {"per_s": per_s, "http_per_s": http_per_s, "share": per_s / http_per_s}
+
+
+def written(scratch: Path, tiny: Path) -> Measured:
+    """Bytes that go to the disk for a result, at RESULTS_PER_S (proc(5): write_bytes)."""
+    body = scratch / "tiny-mqtt.json"
+    body.write_text(json.dumps({"inputs": {"features": [[0.2, -1.3, 0.7, 2.1]]}}))
+    with _box("stream-written", [tiny], scratch) as box:
+        before, rows = _write_bytes(box.server.process.pid), box.rows("results")
+        options = ("--file", str(body), "--rate", str(RESULTS_PER_S), "--seconds", str(SECONDS))
+        published = int(box.publish("in/tiny/bench", *options)["messages"])
+        box.until("results", rows + published)
+        return {"bytes": (_write_bytes(box.server.process.pid) - before) / published}
+
+
+class _Box:
+    """An appliance of its own, and publishers for it."""
+
+    def __init__(self, server: Server, mqtt_port: int, database: Path) -> None:
+        self.server = server
+        self._mqtt_port = mqtt_port
+        self._database = database
+
+    def stream(self, topic: str, port: int | None = None) -> Measured:
+        """MESSAGES readings as fast as they are taken, from the first to the last one that is committed."""
+        before = self.rows("readings")
+        cpu = self.server.process.cpu_s()
+        publisher = self.publishing(topic, "--rows", "1", "--messages", str(MESSAGES), port=port)
+        self.until("readings", before + 1)
+        began = time.monotonic()
+        self.until("readings", before + MESSAGES)
+        per_s = MESSAGES / (time.monotonic() - began)
+        _told(publisher)
+        return {"per_s": per_s, "cpu_us": (self.server.process.cpu_s() - cpu) / MESSAGES * 1e6}
+
+    def publish(self, topic: str, *options: str, port: int | None = None) -> Measured:
+        return _told(self.publishing(topic, *options, port=port))
+
+    def publishing(self, topic: str, *options: str, port: int | None = None) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "benchmarks.publisher", "127.0.0.1", str(port or self._mqtt_port), topic]
+        return subprocess.Popen(
+            [*command, "--bytes", str(MESSAGE_BYTES), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def rows(self, table: str) -> int:
+        """How many rows the table has had."""
+        with contextlib.closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True)) as connection:
+            if table == "results":
+                return int(connection.execute("SELECT coalesce(sum(count), 0) FROM sources").fetchone()[0])
+            return int(connection.execute("SELECT coalesce(max(id), 0) FROM readings").fetchone()[0])
+
+    def until(self, table: str, count: int) -> None:
+        deadline = time.monotonic() + _COMMITTED_S
+        while (there := self.rows(table)) < count:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{table}: {there} of {count} were committed")
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager
-def _box(scratch: Path, broker_port: int | None) -> Iterator[tuple[Server, int, Path]]:
-    name = "stream" if broker_port is None else "stream-broker"
+def _box(name: str, models: Iterable[Path], scratch: Path, broker_port: int | None = None) -> Iterator[_Box]:
     shutil.rmtree(scratch / name, ignore_errors=True)
-    server, mqtt_port, data = appliance(name, [shipped_models_dir() / "bearing"], scratch, broker=broker_port)
+    server, mqtt_port, data = appliance(name, models, scratch, broker=broker_port)
     try:
         _wait(server.port, "/v2/health/ready", lambda content: True)
-        yield server, mqtt_port, data / "results.db"
+        yield _Box(server, mqtt_port, data / "results.db")
     finally:
         server.process.end()
 
@@ -67,21 +178,22 @@ def _mosquitto(scratch: Path) -> Iterator[int]:
         process.wait(10)
 
 
-def _stream(port: int, database: Path) -> float:
-    before = _rows(database)
-    began = time.monotonic()
-    arguments = ["127.0.0.1", str(port), "in/bearing/bench", str(MESSAGES), str(MESSAGE_BYTES), str(_WINDOW)]
-    subprocess.run([sys.executable, "-m", "benchmarks.publisher", *arguments], check=True, capture_output=True)
-    while _rows(database) - before < MESSAGES:
-        if time.monotonic() > began + _COMMITTED_S:
-            raise RuntimeError(f"{_rows(database) - before} of {MESSAGES} messages were committed")
-        time.sleep(0.01)
-    return MESSAGES / (time.monotonic() - began)
+def _told(publisher: subprocess.Popen[str]) -> Measured:
+    """What a publisher found. Raises RuntimeError when it failed."""
+    output, errors = publisher.communicate(timeout=600)
+    if publisher.returncode:
+        raise RuntimeError(f"the publisher failed: {errors.strip()[-500:]}")
+    found: Measured = json.loads(output)
+    return found
 
 
-def _rows(database: Path) -> int:
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        return int(connection.execute("SELECT coalesce(max(id), 0) FROM readings").fetchone()[0])
+def _broker_state(content: bytes) -> object:
+    return json.loads(content)["mqtt"]["broker"]["state"]
+
+
+def _write_bytes(pid: int) -> int:
+    lines = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+    return int(lines["write_bytes"])
 
 
 def _wait(port: int, path: str, satisfied: Callable[[bytes], bool], seconds: float = 60.0) -> None:

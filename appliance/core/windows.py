@@ -1,4 +1,4 @@
-"""Readings -> windows: a buffer that hands out windows of a fixed size, a fixed hop apart.
+"""Readings -> windows by count: a buffer that hands out windows of a fixed size, a fixed hop apart.
 
 A position in a stream is (reading id, offset of a sample in it). It says where the next window begins, so that a
 buffer can be rebuilt after a restart from the readings that were kept.
@@ -17,12 +17,19 @@ Samples = npt.NDArray[np.float32]
 
 
 class Window(msgspec.Struct, frozen=True):
-    """samples: (size, channels). It ends before sample `end` of `last_reading`; `next`: where the next one begins."""
+    """samples: (size, channels). It ends before sample `end` of `last_reading`; `next`: where the next one begins.
+
+    A window of time ends before `end`, in ns, and the next one begins at `next_ns`; `readings` are those with samples
+    in it.
+    """
 
     samples: Samples
     last_reading: int
     end: int
     next: tuple[int, int]
+    next_ns: int | None = None
+    readings: frozenset[int] | None = None
+    flags: tuple[str, ...] = ()
 
 
 class WindowBuffer:

@@ -43,6 +43,11 @@ export async function post(path, body, headers) {
   return (await request(path, { method: "POST", body, headers })).json();
 }
 
+export async function put(path, value) {
+  const headers = { "Content-Type": "application/json" };
+  return (await request(path, { method: "PUT", body: JSON.stringify(value), headers })).json();
+}
+
 /** A path with the parameters that are not empty. */
 export function withQuery(path, parameters) {
   const query = new URLSearchParams();

@@ -1,17 +1,23 @@
 // The Box page: the box, its models, lanes, store and MQTT ways, as /v1/status tells them.
 
+import { parts } from "./alarms.js";
+import { getJson } from "./api.js";
 import { facts, h } from "./dom.js";
 import { ago, moment, screenAhead_s, span } from "./time.js";
 import { bytes, labelText, number } from "./words.js";
 
 const CLOCKS_APART_S = 60;
-const GOOD = new Set(["ready", "ok", "listening", "connected"]);
-const BAD = new Set(["failed", "full", "failing"]);
+const ALARMS = 10; // Of the past, on the page; /v1/alarms has more.
+const GOOD = new Set(["ready", "ok", "listening", "connected", "none"]);
+const BAD = new Set(["failed", "full", "failing", "silent", "dark", "blurred", "active"]);
+const KEPT = { all: "all are kept", findings: "findings are kept", none: "none is kept" };
 
 export function boxPage(root) {
   const grid = h("div", { class: "tiles" });
   root.append(grid);
   let last = null;
+  let past = [];
+  let active = "";
 
   function paint() {
     if (root.hidden || last === null) return;
@@ -19,8 +25,10 @@ export function boxPage(root) {
     const scrolled = document.getElementById("main").scrollTop;
     grid.replaceChildren(
       device(last),
+      alarms(last.alarms, past),
       ...last.models.map(model),
       mqtt(last.mqtt),
+      ...(last.watched.length ? [watched(last.watched, last.alarms)] : []),
       store(last.store),
       lanes(last.lanes),
       deadLetters(last.dead_letters),
@@ -28,13 +36,22 @@ export function boxPage(root) {
     document.getElementById("main").scrollTop = scrolled;
   }
 
+  async function loadPast() {
+    const answer = await getJson(`/v1/alarms?limit=${ALARMS}`);
+    past = answer.history.filter((each) => each.until !== null);
+    paint();
+  }
+
   return {
     onResult() {},
     onStatus(status) {
       last = status;
+      const now = JSON.stringify(status.alarms);
+      if (now !== active) loadPast();
+      active = now;
       paint();
     },
-    async load() {},
+    load: loadPast,
     show: paint,
   };
 }
@@ -65,6 +82,47 @@ function device(status) {
           : null,
       ],
     ]),
+  );
+}
+
+function alarms(active, past) {
+  return tile(
+    "Alarms",
+    active.length ? "active" : "none",
+    active.length || past.length ? null : h("p", { class: "tile-text" }, "There was none."),
+    h("ul", { class: "past" }, active.map((each) => alarm(each, "now")), past.map((each) => alarm(each, null))),
+  );
+}
+
+function alarm(each, now) {
+  const until = now || `${moment(each.until)} (${span(each.until - each.since)})`;
+  return h(
+    "li",
+    { class: now ? "now" : null },
+    h("span", { class: "change-time" }, `${moment(each.since)} to ${until}`),
+    h("span", {}, parts(each.text)[0]),
+  );
+}
+
+function watched(sources, active) {
+  const wrong = new Map(active.map((each) => [each.source, each.kind.split("_").pop()]));
+  return tile(
+    "Sources",
+    null,
+    sources.map((each) =>
+      h(
+        "div",
+        { class: "watched" },
+        h("h3", {}, each.source, wrong.has(each.source) ? chip(wrong.get(each.source)) : null),
+        facts([
+          ["Last heard", `${span(each.silent_s)} ago`],
+          ["Expected", each.expected_every_s === null ? null : `every ${span(each.expected_every_s)}`],
+          ["Brightness", each.brightness === null ? null : `${number(each.brightness)} (0 dark to 1 bright)`],
+          ["Sharpness", each.sharpness === null ? null : number(each.sharpness)],
+          ["Pictures", `${KEPT[each.images]}${each.masked ? ", masked" : ""}`],
+        ]),
+      ),
+    ),
   );
 }
 
@@ -128,6 +186,7 @@ function store(state) {
       ["Results", String(state.results)],
       ["Size", bytes(state.bytes)],
       ["Free on disk", bytes(state.free_bytes)],
+      ["Room", state.upkeep.level === "ok" ? null : state.upkeep.level.replace(/_/g, " ")],
       ["Last written", state.last_commit_age_s === null ? null : `${span(state.last_commit_age_s)} ago`],
     ]),
   );

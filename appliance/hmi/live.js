@@ -1,5 +1,6 @@
 // The Live page: a card per source, the verdict first.
 
+import { wordsBySource } from "./alarms.js";
 import { getJson, imagePath, withQuery } from "./api.js";
 import { VERDICTS, h, setText, shape } from "./dom.js";
 import { drawCurve, drawPicture, drawStrip, peakOf } from "./draw.js";
@@ -30,14 +31,17 @@ export function livePage(root) {
   root.append(grid, empty);
   let full = null;
   const unspoken = new Map();
+  let words = new Map(); // What is wrong with a source, by its name.
+  let ofPictures = new Set(); // Models that judge pictures.
   let spokenAt = -SPOKEN_MS_MIN;
   let speaking = null;
 
   function card(source) {
     let found = cards.get(source);
     if (!found) {
-      found = sourceCard(source, opened_ms);
+      found = sourceCard(source, opened_ms, (model) => ofPictures.has(model));
       cards.set(source, found);
+      found.warn(words.get(source));
       const after = [...cards.values()]
         .filter((other) => other.source.localeCompare(source, undefined, { numeric: true }) > 0)
         .sort((a, b) => a.source.localeCompare(b.source, undefined, { numeric: true }))[0];
@@ -91,7 +95,11 @@ export function livePage(root) {
       card(result.source).take(result, trace, false);
     },
 
-    onStatus() {},
+    onStatus(status) {
+      words = wordsBySource(status.alarms);
+      ofPictures = new Set(status.models.filter((each) => each.kind === "image").map((each) => each.name));
+      for (const each of cards.values()) each.warn(words.get(each.source));
+    },
 
     /** The last results of each source, on opening and after the box was away. */
     async load() {
@@ -135,7 +143,8 @@ export function livePage(root) {
   };
 }
 
-function sourceCard(source, opened_ms) {
+function sourceCard(source, opened_ms, isOfPictures) {
+  const warning = h("strong", { class: "warning", hidden: true });
   const age = h("span", { class: "age" });
   const model = h("span", { class: "model" });
   const word = h("span", { class: "word" });
@@ -164,7 +173,7 @@ function sourceCard(source, opened_ms) {
   const element = h(
     "article",
     { class: "card", "aria-label": source },
-    h("header", { class: "card-head" }, h("h2", {}, source), model, age, open, close),
+    h("header", { class: "card-head" }, h("h2", {}, source), model, warning, age, open, close),
     verdict,
     h("p", { class: "part" }, part, lot, why),
     stage,
@@ -196,7 +205,7 @@ function sourceCard(source, opened_ms) {
   let painted_ms = -PAINT_MS_MIN;
   let waiting = false;
 
-  const self = { source, element, result: null, take, refill, tick, fit, forget };
+  const self = { source, element, result: null, take, refill, tick, fit, forget, warn };
 
   function take(result, newTrace, live) {
     if (self.result && result.id > 0 && result.id < self.result.id) return;
@@ -299,10 +308,12 @@ function sourceCard(source, opened_ms) {
       drawCurve(canvas, trace, scale);
       canvas.setAttribute("aria-label", `Vibration curve of ${source}`);
       setText(note, "");
-    } else if (shown) {
+    } else if (shown && (result.has_image || shown.result === result)) {
       drawPicture(canvas, shown.image, shown.result);
       canvas.setAttribute("aria-label", `Picture from ${source}: ${finding(shown.result)}`);
       setText(note, "");
+    } else if (!result.has_image && isOfPictures(result.model)) {
+      showNote("This picture is not kept.");
     } else if (!result.has_image) {
       showNote("The curve comes with the next window.");
     } else if (!loading && asked === result) {
@@ -330,6 +341,13 @@ function sourceCard(source, opened_ms) {
     if (!self.result) return;
     setText(age, ago(self.result.at));
     element.classList.toggle("quiet", boxNow() - self.result.at > QUIET_S);
+  }
+
+  /** word: what is wrong with the source, undefined when nothing is. */
+  function warn(word) {
+    setText(warning, word || "");
+    warning.hidden = !word;
+    element.classList.toggle("warned", Boolean(word));
   }
 
   /** The verdict word as large as its block allows: one size for all words on a card, each its own full screen. */

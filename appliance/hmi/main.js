@@ -1,9 +1,11 @@
 // Starts the page: which panel is shown, what is wrong, and the box's events handed to every panel.
 
+import { showAlarms } from "./alarms.js";
 import { follow } from "./api.js";
 import { boxPage } from "./box.js";
 import { h, setText } from "./dom.js";
 import { livePage } from "./live.js";
+import { recipePage, showRecipe } from "./recipe.js";
 import { resultsPage } from "./results.js";
 import { boxNow, moment, span, timeOfDay } from "./time.js";
 import { tryPage } from "./try.js";
@@ -18,6 +20,7 @@ const pages = {
   results: resultsPage(panelOf("results")),
   try: tryPage(panelOf("try")),
   box: boxPage(panelOf("box")),
+  recipe: recipePage(panelOf("recipe")),
 };
 
 const NO_STREAM =
@@ -39,7 +42,7 @@ function route() {
     if (leaving && pages[id].hide) pages[id].hide();
     if (leaving) main.scrollTop = 0;
   }
-  for (const link of document.querySelectorAll(".tabs a")) {
+  for (const link of document.querySelectorAll(".head a")) {
     if (link.getAttribute("href") === `#${chosen}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
@@ -63,7 +66,10 @@ function showDown() {
 
 function showProblems() {
   const list = byId("problems");
-  const problems = status ? status.problems.map((problem) => problem.message) : [];
+  const alarms = status ? status.alarms : [];
+  showAlarms(byId("alarms"), alarms);
+  const told = new Set(alarms.map((alarm) => alarm.kind)); // Nothing is said twice.
+  const problems = status ? status.problems.filter(({ code }) => !told.has(code)).map(({ message }) => message) : [];
   if (!streaming) problems.push(NO_STREAM);
   const text = problems.join("\n");
   list.hidden = problems.length === 0;
@@ -99,6 +105,7 @@ function onStatus(fresh, live) {
   document.title = `${fresh.device}: parts judged here`;
   for (const page of Object.values(pages)) page.onStatus(fresh);
   showProblems();
+  showRecipe(byId("recipe"), fresh.recipe);
   showLink();
   if (restarted) pages.live.forget();
   if (!live) loadAll();

@@ -17,7 +17,7 @@ from litestar.exceptions import HTTPException
 from appliance.config import HttpConfig
 from appliance.errors import ApplianceError
 from appliance.history import History
-from appliance.http import docs, events, pages, problems, results, security, sources, status
+from appliance.http import alarms, docs, erase, events, pages, problems, recipes, results, security, sources, status, triggers
 from appliance.http.call import Door
 from appliance.http.oip import oip_door
 from appliance.http.predict import predict_door
@@ -53,9 +53,13 @@ def create_app(
     live: Live,
     box_status: status.Status,
     database: Path,
+    plant: Mapping[str, object],
 ) -> Front:
-    """Everything that answers HTTP. Starts and stops nothing. database: of the store, to read."""
-    parts: dict[str, Any] = {"history": history, "live": live, "status": box_status}
+    """Everything that answers HTTP. Starts and stops nothing.
+
+    database: of the store, to read. plant: what handlers of the plant's job ask for, by name.
+    """
+    parts: dict[str, Any] = {"history": history, "live": live, "status": box_status, **plant}
     doors = {
         "/v2": oip_door(pipeline, slots, box_status, config),
         "/v1/predict": predict_door(pipeline, slots, history, database, config),
@@ -65,6 +69,7 @@ def create_app(
     rest = Litestar(
         route_handlers=[
             results.list_results,
+            erase.erase_results,
             results.show_result,
             results.show_image,
             sources.list_sources,
@@ -72,6 +77,12 @@ def create_app(
             sources.latest_image,
             events.events,
             status.show_status,
+            alarms.list_alarms,
+            recipes.show_recipe,
+            recipes.change_recipe,
+            recipes.list_changes,
+            triggers.pull,
+            triggers.show_beat,
             docs.docs_page,
             docs.openapi_document,
             docs.asyncapi_document,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from appliance.core.brief import brief_of
+from appliance.core.forms import MEDIA_TYPES, write
 from appliance.core.protocol import Result
 from appliance.history import History, Source
 from appliance.http.query import query
@@ -43,8 +45,9 @@ class Latest(msgspec.Struct, frozen=True):
 
 
 class LatestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """wait_s: how long to wait for a result newer than the one in If-None-Match."""
+    """wait_s: how long to wait for a result newer than the one in If-None-Match. form: for PLCs."""
 
+    form: Literal["flat", "packed"] | None = None
     wait_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
 
 
@@ -59,9 +62,10 @@ async def latest(
     source: FromPath[str],
     history: NamedDependency[History],
     live: NamedDependency[Live],
-) -> Response[Latest | None]:
+) -> Response[Latest | bytes | None]:
     """The last answer. With `If-None-Match` it answers 304 when nothing is newer, after waiting `wait_s`."""
-    wait_s = query(request, LatestOptions).wait_s
+    options = query(request, LatestOptions)
+    wait_s = options.wait_s
     seen = request.headers.get("if-none-match", "").strip('"W/ ')
     result = await _newest(source, history, live)
     if str(result.id) == seen and wait_s:
@@ -69,7 +73,10 @@ async def latest(
     headers = {"ETag": f'"{result.id}"', "Cache-Control": "no-cache"}
     if str(result.id) == seen:
         return Response(None, status_code=304, headers=headers)
-    return Response(_flat(result, time.time()), headers=headers)
+    if options.form is not None:
+        body = write(brief_of(result), options.form)
+        return Response(body, media_type=MEDIA_TYPES[options.form], headers=headers)
+    return Response(_latest(result, time.time()), headers=headers)
 
 
 @get("/v1/sources/{source:str}/image", sync_to_thread=True)
@@ -107,7 +114,7 @@ async def _newer(source: str, than: Result, wait_s: float, live: Live) -> Result
         live.leave(follower)
 
 
-def _flat(result: Result, now: float) -> Latest:
+def _latest(result: Result, now: float) -> Latest:
     prediction = result.prediction
     top = prediction.classes[0] if prediction is not None and prediction.classes else None
     return Latest(

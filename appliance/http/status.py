@@ -13,13 +13,20 @@ from litestar import get
 from litestar.di import NamedDependency
 
 from appliance import __version__
-from appliance.ballast import free_bytes
+from appliance.disk import free_bytes
 from appliance.core.manifest import WindowPreprocess
+from appliance.core.route_report import RouteReport
 from appliance.history import History, LastDeadLetter
 from appliance.lanes import Devices, LanesStatus
+from appliance.plant.alarms import Alarm, Alarms
+from appliance.plant.counts import TriggerReport
+from appliance.plant.recipes import RecipeReport, Recipes
+from appliance.plant.triggers import Triggers
+from appliance.plant.watch import SourceWatch, WatchedSource
 from appliance.slots import Slot, Slots
 from appliance.store import Store
 from appliance.tuning import Choice
+from appliance.upkeep import UpkeepStatus
 
 _DEAD_LETTER_FRESH_S = 600.0
 
@@ -64,7 +71,7 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoreReport(msgspec.Struct, frozen=True):
-    """lost: answers since the start that said `queued` and could not be recorded."""
+    """lost: answers since the start that said `queued` and could not be recorded. upkeep: room, wear and clock."""
 
     state: str
     reason: str | None
@@ -74,6 +81,7 @@ class StoreReport(msgspec.Struct, frozen=True):
     last_commit_age_s: float
     waiting: int
     lost: int
+    upkeep: UpkeepStatus = UpkeepStatus()
 
 
 class DeadLetters(msgspec.Struct, frozen=True):
@@ -98,17 +106,22 @@ class BrokerReport(msgspec.Struct, frozen=True):
     address: str | None = None
     reason: str | None = None
     received: int = 0
+    shortcomings: tuple[str, ...] = ()
+    """Of what the broker grants."""
 
 
 class MqttReport(msgspec.Struct, frozen=True):
-    """intake: counts of messages since the start."""
+    """intake: counts of messages since the start. routes: what came on each, and what became of its readings."""
 
     listener: ListenerReport
     broker: BrokerReport
     intake: Any
+    routes: list[RouteReport]
 
 
 class BoxReport(msgspec.Struct, frozen=True, kw_only=True):
+    """watched: sources that the configuration has rules for."""
+
     device: str
     version: str
     started_at: float
@@ -119,8 +132,13 @@ class BoxReport(msgspec.Struct, frozen=True, kw_only=True):
     lanes: list[LanesStatus]
     store: StoreReport
     mqtt: MqttReport
+    upstreams: list[Any]
     dead_letters: DeadLetters
     problems: list[Problem]
+    alarms: tuple[Alarm, ...]
+    recipe: RecipeReport
+    watched: list[WatchedSource]
+    triggers: list[TriggerReport]
 
 
 class Status:
@@ -139,6 +157,11 @@ class Status:
         ready_requires: tuple[str, ...],
         named_models: Sequence[tuple[str, str]],
         mqtt: Callable[[], MqttReport],
+        upstreams: Callable[[], list[Any]],
+        alarms: Alarms,
+        recipes: Recipes,
+        watch: SourceWatch,
+        triggers: Triggers,
     ) -> None:
         self._device = device
         self._slots = slots
@@ -148,6 +171,11 @@ class Status:
         self._ready_requires = ready_requires
         self._named_models = named_models
         self._mqtt = mqtt
+        self._upstreams = upstreams
+        self._alarms = alarms
+        self._recipes = recipes
+        self._watch = watch
+        self._triggers = triggers
         self._started_at = time.time()
         self._started = time.monotonic()
 
@@ -171,8 +199,13 @@ class Status:
             lanes=self._devices.status(),
             store=store,
             mqtt=mqtt,
+            upstreams=self._upstreams(),
             dead_letters=dead_letters,
             problems=list(self._problems(store, mqtt, dead_letters)),
+            alarms=self._alarms.active(),
+            recipe=self._recipes.report(),
+            watched=self._watch.report(),
+            triggers=self._triggers.reports(),
         )
 
     def _store_report(self) -> StoreReport:
@@ -188,11 +221,16 @@ class Status:
             last_commit_age_s=round(time.monotonic() - status.last_commit_at, 1),
             waiting=status.waiting,
             lost=status.lost,
+            upkeep=self._store.upkeep.status,
         )
 
     def _problems(self, store: StoreReport, mqtt: MqttReport, dead_letters: DeadLetters) -> Iterator[Problem]:
         if store.state != "ok":
             yield Problem(f"store_{store.state}", f"Results are not recorded: {store.reason}")
+        for kind, text in self._store.upkeep.concerns().items():
+            # A store that records nothing says itself that it is full.
+            if text is not None and (kind != "store_nearly_full" or store.state == "ok"):
+                yield Problem(kind, text)
         for slot in self._slots.slots():
             if slot.state == "failed":
                 yield Problem("model_failed", f"Model {slot.name} version {slot.version} does not run: {slot.reason}")
@@ -212,6 +250,11 @@ class Status:
             yield Problem("broker_away", f"No connection to the broker {mqtt.broker.address}: {mqtt.broker.reason}")
         elif mqtt.broker.reason is not None:
             yield Problem("broker_refuses", f"Broker {mqtt.broker.address}: {mqtt.broker.reason}")
+        for shortcoming in mqtt.broker.shortcomings:
+            yield Problem("broker_falls_short", f"Broker {mqtt.broker.address}: {shortcoming}")
+        for route in mqtt.routes:
+            if route.problem is not None:
+                yield Problem("route_unfit", f"No message can be used: {route.problem}")
         last = dead_letters.last
         if last is not None and time.time() - last.at < _DEAD_LETTER_FRESH_S:
             yield Problem("dead_letters", f"A message on {last.topic} could not be used: {last.reason}")

@@ -1,11 +1,13 @@
-"""The way in from a site broker: paho, MQTT 5, a session that survives restarts, acknowledgement by hand.
+"""The way in from a site broker: paho, MQTT 5 or 3.1.1, a session that survives restarts, acknowledgement by hand.
 
 paho's acknowledgement knows neither connection nor session: one that comes late, after a reconnect, could reach the
 broker before CONNECT or acknowledge another message with the same packet id. So each message remembers the epoch
-(count of connections) that it came in, and its acknowledgement is sent under a lock, only while that epoch lasts.
+(count of connections) that it came in, and its acknowledgement is sent only while that epoch lasts.
 
-Only the network thread writes to the socket: two threads that write at once would mix their packets, and one that
-finds the connection broken would run the callbacks in the middle of an acknowledgement.
+Only the network thread writes to the socket, and it alone knows the epoch: others leave their acknowledgements with it.
+
+Where filters overlap, a broker may send a message once for each that matches. An identifier for each of those
+subscriptions tells which copy is for which; the others go without, as the packets are shorter and read faster.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from __future__ import annotations
 import random
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +32,50 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from appliance.config import BrokerConfig
 from appliance.errors import ConfigError, Overloaded
-from appliance.mqtt.message import Deliver, InboundMessage
+from appliance.mqtt import plain
+from appliance.mqtt.broker_tls import broker_context, why
+from appliance.mqtt.buffered import BufferedClient
+from appliance.mqtt.message import Acknowledge, Deliver, DeliverPlain, InboundMessage
+from appliance.mqtt.network import Ack, Network
+from appliance.mqtt.terms import Terms, advice, shortcomings, terms_of
+from appliance.mqtt.topics import overlap, shared_filter
 
 log = structlog.get_logger("broker")
 
 _FIRST_RETRY_S = 0.5
 _STOP_S = 2.0
-_IN_FLIGHT_MAX = 20
-"""Publishes that wait for their PUBACK: what brokers commonly allow; paho does not look at what this one allows."""
+_IN_FLIGHT_MAX = 100
+"""Publishes that wait for their PUBACK, where the broker allows as many; paho does not look at what it allows."""
+
+_IN_FLIGHT_UNSAID = 20
+"""What brokers commonly allow without saying so."""
 
 _QUEUED_MAX = 1000
 _REFUSED = 0x80
 """Reason codes of a SUBACK from here on are refusals."""
 
+_NO_SUCH_VERSION = 0x84
+_PLAIN_AT_ONCE = 500
+_PLAIN_TOPICS_MAX = 10_000
+_IDENTIFIERS = 0x0FFF_FFFF
+"""The largest subscription identifier."""
+
 
 class BrokerStatus(msgspec.Struct, frozen=True):
+    """reason: why it is not connected, or what the broker refuses. shortcomings: of what it grants."""
+
     connected: bool
     reason: str | None
     received: int
+    shortcomings: tuple[str, ...] = ()
+    version: int = 5
 
 
 class BrokerClient:
-    """Owns the connection and paho's network thread. Raises ConfigError when the password file cannot be read.
+    """Owns the connection and paho's network thread. Raises ConfigError when a file it needs cannot be used.
 
     topics: filters to subscribe to. subscribed: those that the session at the broker had when it was last heard of.
+    ignored: topics whose messages are acknowledged and no more.
     """
 
     beat: float | None
@@ -65,27 +89,45 @@ class BrokerClient:
         deliver: Deliver,
         will: tuple[str, bytes],
         subscribed: Iterable[str] = (),
+        ignored: Callable[[str], bool] = lambda _: False,
+        deliver_plain: DeliverPlain | None = None,
     ) -> None:
         self._config = config
         self._topics = set(topics)
+        self._identifiers = _identifiers(self._topics)
         self._subscribed = set(subscribed)
+        self._awaited: dict[int, str] = {}
+        self._ignored = ignored
         self._deliver = deliver
-        self._lock = threading.Lock()
+        self._deliver_plain = deliver_plain
+        self._plain_topics: dict[bytes, str] = {}
         self._epoch = 0
         self._connected = False
         self._resumed = False
         self._reason: str | None = "not connected yet"
+        self._turned_away = False
         self._refused: str | None = None
         self._received = 0
-        self._in_flight_max = _IN_FLIGHT_MAX
+        self._version = 5
+        self._shortcomings: tuple[str, ...] = ()
+        self._in_flight_max = _IN_FLIGHT_UNSAID
+        self._identified = False
         self._stopping = threading.Event()
-        self.on_sent: Callable[[int], None] = lambda _: None
+        self.on_sent: Callable[[int, int], None] = lambda _mid, _reason: None
         self.on_connected: Callable[[], None] = lambda: None
         self.on_new_session: Callable[[], None] = lambda: None
         self.on_subscribed: Callable[[list[str]], None] = lambda _: None
-        self._paho = Client(
-            CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True
+        # Without the last option paho goes on from 3.1.1 to 3.1 by itself, where no session is told from a new one.
+        self._paho = BufferedClient(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            manual_ack=True,
+            reconnect_on_failure=False,
         )
+        context = broker_context(config)
+        if context is not None:
+            self._paho.tls_set_context(context)
         self._paho.max_queued_messages_set(_QUEUED_MAX)
         self._paho.will_set(*will, qos=1, retain=True)
         if config.username is not None:
@@ -95,8 +137,9 @@ class BrokerClient:
         self._paho.on_subscribe = self._on_subscribe
         self._paho.on_message = self._on_message
         self._paho.on_publish = self._on_publish
-        # With this callback paho leaves writing to whoever calls `loop`, which its own socket pair wakes up.
-        self._paho.on_socket_register_write = lambda _client, _data, _socket: None
+        self._network = Network(self._paho, self._take_plain, lambda: self._epoch if self._connected else None)
+        # With this callback paho leaves writing to the network's turns.
+        self._paho.on_socket_register_write = lambda _client, _data, _socket: self._network.wake()
         self._thread = threading.Thread(target=self._run, name="mqtt-broker", daemon=True)
         self.beat = None
 
@@ -116,32 +159,59 @@ class BrokerClient:
         """Send what was published, say goodbye, join the thread."""
         self._stopping.set()
         self._paho.disconnect()
+        self._network.wake()
         if self._thread.is_alive():
             self._thread.join(2 * _STOP_S)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int | None:
-        """Send at QoS 1 while connected; returns the id that `on_sent` reports, None when it was not taken.
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        content_type: str | None = None,
+        correlation_data: bytes | None = None,
+        user: tuple[tuple[str, str], ...] = (),
+    ) -> int | None:
+        """Send while connected; returns the id that `on_sent` reports with the reason code of the PUBACK, None when it was
+        not taken. user: properties, which a broker that knows 3.1.1 only does not get.
 
         What was taken is sent again by itself after a lost connection, for as long as this process lives.
         """
         if not self._connected:
             return None
-        info = self._paho.publish(topic, payload, qos=1, retain=retain)
+        properties: Properties | None = None
+        if self._version == 5 and (content_type is not None or correlation_data is not None or user):
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            if content_type is not None:
+                properties.ContentType = content_type
+            if correlation_data is not None:
+                properties.CorrelationData = correlation_data
+            if user:
+                properties.UserProperty = list(user)
+        info = self._paho.publish(topic, payload, qos=qos, retain=retain, properties=properties)
+        self._network.wake()
         return info.mid if info.rc in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN) else None
 
     def status(self) -> BrokerStatus:
-        return BrokerStatus(self._connected, self._reason or self._refused, self._received)
+        return BrokerStatus(
+            self._connected, self._reason or self._refused, self._received, self._shortcomings, self._version
+        )
 
     def _run(self) -> None:
         """Connect, and again for as long as the box runs; a pause with jitter keeps boxes from coming all at once."""
         pause_s = _FIRST_RETRY_S
         while not self._stopping.is_set():
             began = self._epoch
+            self._turned_away = False
             try:
                 self._connect()
                 self._talk()
+                if self._epoch == began and not self._turned_away:
+                    self._reason = "it ended the connection before it answered; check broker.port, tls and cert_file"
             except (OSError, ValueError) as error:
-                self._reason = str(error)
+                self._reason = why(error)
             except Overloaded as error:
                 self._reason = str(error)
                 log.warning("broker_paused", address=self.address, reason=self._reason)
@@ -156,23 +226,28 @@ class BrokerClient:
             pause_s = min(pause_s * 2, self._config.reconnect_s_max)
 
     def _connect(self) -> None:
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.SessionExpiryInterval = self._config.session_expiry_s
-        properties.ReceiveMaximum = self._config.receive_max
+        config = self._config
         if self._paho.max_inflight_messages != self._in_flight_max:
             self._paho.max_inflight_messages_set(self._in_flight_max)
-        self._paho.connect(
-            self._config.host,
-            self._config.port,
-            keepalive=self._config.keep_alive_s,
-            clean_start=False,
-            properties=properties,
-        )
+        if self._version < 5:
+            self._paho.connect(config.host, config.port, config.keep_alive_s)
+            return
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = config.session_expiry_s
+        properties.ReceiveMaximum = config.receive_max
+        self._paho.connect(config.host, config.port, config.keep_alive_s, clean_start=False, properties=properties)
+
+    def _speak_older(self) -> None:
+        """MQTT 3.1.1 from now on, with the same client: what it has in flight keeps its packet ids."""
+        self._version = 4
+        self._paho._protocol = MQTTProtocolVersion.MQTTv311
+        self._paho._clean_session = False
+        log.warning("broker_speaks_older", address=self.address, version="3.1.1")
 
     def _talk(self) -> None:
         """Until the connection ends, or a stop has had time to send what waits."""
         stop_at: float | None = None
-        while self._paho.loop(timeout=1.0 if stop_at is None else 0.1) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+        while self._network.turn(1.0 if stop_at is None else 0.1):
             self.beat = time.monotonic()
             if self._stopping.is_set():
                 stop_at = stop_at or self.beat + _STOP_S
@@ -180,8 +255,7 @@ class BrokerClient:
                     return
 
     def _lost(self) -> None:
-        with self._lock:
-            self._connected = False
+        self._connected = False
         self.beat = None
         if self._reason is None:
             self._reason = "the connection was lost"
@@ -190,27 +264,57 @@ class BrokerClient:
         self, client: Client, _data: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
+            self._turned_away = True
             self._reason = str(reason)
-            log.warning("broker_refused", address=self.address, reason=self._reason)
+            if reason.value == _NO_SUCH_VERSION and self._version == 5:
+                self._speak_older()
+            else:
+                log.warning("broker_refused", address=self.address, reason=self._reason)
             return
-        self._in_flight_max = min(_IN_FLIGHT_MAX, getattr(properties, "ReceiveMaximum", _IN_FLIGHT_MAX))
+        self._note_terms(
+            terms_of(properties) if self._version == 5 else Terms(version=4, in_flight_max=_IN_FLIGHT_UNSAID)
+        )
         if not flags.session_present:
             self._subscribed = set()
             self.on_new_session()
-        with self._lock:
-            self._epoch += 1
-            self._connected = True
-            self._resumed = flags.session_present
-            self._reason = None
+        self._epoch += 1
+        self._connected = True
+        self._resumed = flags.session_present
+        self._reason = None
         log.info("broker_connected", address=self.address, session_present=flags.session_present)
         if dropped := sorted(self._subscribed - self._topics):
             client.unsubscribe(dropped)
+            self._subscribed &= self._topics
         # A filter that the session has already is left alone: to subscribe again would bring what is retained again.
-        if added := sorted(self._topics - self._subscribed):
-            client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in added])
-        elif dropped:
-            self._subscriptions_changed()
+        self._awaited = {}
+        for topic in sorted(self._topics - self._subscribed):
+            self._subscribe(client, topic)
+        if dropped and not self._awaited:
+            self.on_subscribed(sorted(self._subscribed))
         self.on_connected()
+
+    def _note_terms(self, terms: Terms) -> None:
+        self._in_flight_max = min(_IN_FLIGHT_MAX, terms.in_flight_max)
+        sharing = any(shared_filter(topic) for topic in self._topics)
+        self._shortcomings = shortcomings(terms, self._config, sharing=sharing, overlapping=bool(self._identifiers))
+        self._identified = terms.identifiers and terms.version == 5
+        for shortcoming in self._shortcomings:
+            log.warning("broker_falls_short", address=self.address, reason=shortcoming)
+        if (advised := advice(terms)) is not None:
+            log.info("broker_terms", address=self.address, advice=advised)
+
+    def _subscribe(self, client: Client, topic: str) -> None:
+        """One SUBSCRIBE for each filter: an identifier is for all in a packet."""
+        if self._version < 5:
+            _, mid = client.subscribe(topic, qos=1)
+        else:
+            properties = None
+            if self._identified and topic in self._identifiers:
+                properties = Properties(PacketTypes.SUBSCRIBE)  # type: ignore[no-untyped-call]
+                properties.SubscriptionIdentifier = self._identifiers[topic]
+            _, mid = client.subscribe(topic, options=SubscribeOptions(qos=1), properties=properties)
+        if mid is not None:
+            self._awaited[mid] = topic
 
     def _on_publish(
         self, _client: Client, _data: Any, mid: int, reason: ReasonCode, _properties: Properties | None
@@ -220,50 +324,74 @@ class BrokerClient:
         if refused is not None and refused != self._refused:
             log.error("publish_refused", address=self.address, reason=str(reason))
         self._refused = refused
-        self.on_sent(mid)
+        self.on_sent(mid, reason.value)
 
     def _on_subscribe(
-        self, _client: Client, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties | None
+        self, _client: Client, _data: Any, mid: int, reasons: list[ReasonCode], _properties: Properties | None
     ) -> None:
-        """There is one SUBSCRIBE in a connection at most, and its filters were sorted."""
-        added = sorted(self._topics - self._subscribed)
-        refused = [topic for topic, reason in zip(added, reasons, strict=False) if reason.value >= _REFUSED]
-        if refused:
-            self._reason = f"the broker refused to subscribe to {', '.join(refused)}; give this user the right to"
-            log.error("subscription_refused", address=self.address, topics=refused)
+        topic = self._awaited.pop(mid, None)
+        if topic is None:
             return
-        self._subscriptions_changed()
-
-    def _subscriptions_changed(self) -> None:
-        self._subscribed = set(self._topics)
-        self.on_subscribed(sorted(self._topics))
+        if any(reason.value >= _REFUSED for reason in reasons):
+            self._reason = f"the broker refused to subscribe to {topic} ({reasons[0]}); give this user the right to"
+            log.error("subscription_refused", address=self.address, topic=topic, reason=str(reasons[0]))
+        else:
+            self._subscribed.add(topic)
+        if not self._awaited:
+            self.on_subscribed(sorted(self._subscribed))
 
     def _on_disconnect(
         self, _client: Client, _data: Any, _flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
     ) -> None:
-        with self._lock:
-            was_connected, self._connected = self._connected, False
+        was_connected, self._connected = self._connected, False
         if was_connected and not self._stopping.is_set():
             # Otherwise the refusal of the connection is known, and says more.
             self._reason = str(reason)
             log.warning("broker_lost", address=self.address, reason=self._reason)
 
-    def _on_message(self, client: Client, _data: Any, message: MQTTMessage) -> None:
+    def _take_plain(self, data: bytes, at: int) -> int:
+        """Deliver the plain messages that begin at `at`, together; returns the position after them."""
+        if self._deliver_plain is None or not self._connected or not self._plain_topics:
+            return at
+        found, at = plain.take(data, at, self._plain_topics, (), self._version, _PLAIN_AT_ONCE)
+        if found:
+            self._received += len(found)
+            name, resumed, epoch = self.name, self._resumed, self._epoch
+            self._deliver_plain(
+                [
+                    (
+                        InboundMessage(
+                            client=name,
+                            topic=topic,
+                            payload=payload,
+                            qos=1,
+                            packet_id=packet_id,
+                            session_resumed=resumed,
+                        ),
+                        Ack(self._network, epoch, packet_id),
+                    )
+                    for packet_id, topic, payload in found
+                ]
+            )
+        return at
+
+    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         self._received += 1
-        epoch, mid, qos = self._epoch, message.mid, message.qos
-
-        def ack() -> None:
-            if qos == 0:
-                return
-            with self._lock:
-                if self._connected and self._epoch == epoch:
-                    client.ack(mid, qos)
-
+        mid, qos = message.mid, message.qos
+        ack: Acknowledge = Ack(self._network, self._epoch, mid) if qos else _nothing_to_acknowledge
         properties = message.properties
         try:
             topic = message.topic
+            known = True
         except UnicodeDecodeError:
             topic = ascii(bytes(message._topic))[2:-1]
+            known = False
+        if self._ignored(topic):
+            ack()
+            return
+        if known and len(self._plain_topics) < _PLAIN_TOPICS_MAX:
+            self._plain_topics[topic.encode()] = topic
+        identifiers = getattr(properties, "SubscriptionIdentifier", ())
         self._deliver(
             InboundMessage(
                 client=self.name,
@@ -275,14 +403,32 @@ class BrokerClient:
                 packet_id=mid if qos else None,
                 session_resumed=self._resumed,
                 content_type=getattr(properties, "ContentType", None),
+                response_topic=getattr(properties, "ResponseTopic", None),
+                correlation_data=getattr(properties, "CorrelationData", None),
                 user_properties=tuple(getattr(properties, "UserProperty", ())),
+                subscriptions=tuple(each for each, number in self._identifiers.items() if number in identifiers)
+                if identifiers
+                else (),
             ),
             ack,
         )
 
 
+def _nothing_to_acknowledge() -> None:
+    pass
+
+
 def broker_name(config: BrokerConfig) -> str:
     return f"broker {config.host}:{config.port}"
+
+
+def _identifiers(topics: Iterable[str]) -> dict[str, int]:
+    """An identifier for each filter that overlaps another: always the same, as sessions outlive this process."""
+    plain = {topic: (shared_filter(topic) or ("", topic))[1] for topic in topics}
+    crossing = {
+        topic for one, other in combinations(plain, 2) if overlap(plain[one], plain[other]) for topic in (one, other)
+    }
+    return {topic: zlib.crc32(topic.encode()) % _IDENTIFIERS + 1 for topic in sorted(crossing)}
 
 
 def _password(path: str | None) -> str | None:

@@ -3,8 +3,8 @@
 Rules it keeps:
 - A PUBACK is written when the appliance acknowledges, never before; in that order, not in the order of arrival, as
   one slow message must not hold up the others.
-- An acknowledgement belongs to this connection and this message (`Ack`): when the client is back with the same packet
-  id, an old one does nothing.
+- An acknowledgement at QoS 1 belongs to this connection and this message (`Ack`): when the client is back with the same
+  packet id, an old one does nothing. At QoS 2 it belongs to the session (`ExactlyOnce`).
 - Whatever a client does wrong ends its own connection with a reason, and nothing else.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import cast
 
@@ -29,28 +30,26 @@ from mqtt5 import (
     PubAckPacket,
     PubAckReasonCode,
     PublishPacket,
-    QoS,
-    RetainHandling,
+    PubRecReasonCode,
+    PubRelPacket,
     SubAckReasonCode,
     SubscribePacket,
-    TopicFilter,
     UnsubAckReasonCode,
     UnsubscribePacket,
 )
 
-from appliance.config import ListenerConfig, valid_filter
 from appliance.errors import Overloaded
-from appliance.mqtt import wire
-from appliance.mqtt.exchange import Exchange
-from appliance.mqtt.message import Deliver, InboundMessage
-from appliance.mqtt.sessions import Session, Subscription, Will
-from appliance.mqtt.topics import LEVELS_MAX
+from appliance.mqtt import admission, plain, tls, wire
+from appliance.mqtt.access import Rules
+from appliance.mqtt.house import Ack, House
+from appliance.mqtt.message import Acknowledge, InboundMessage
+from appliance.mqtt.sessions import Message, Session, Subscription, Will
+from appliance.mqtt.topics import shared_filter
 from appliance.mqtt.wire import ProtocolError, Wire
 
 CONNECT_BYTES_MAX = 256 << 10
-CLIENT_ID_CHARS_MAX = 256
-SUBSCRIPTIONS_MAX = 1000
-"""Of one session."""
+STRANGERS_MAX = 64
+"""Connections beside those of the clients: before their CONNECT, or on their way out."""
 IN_FLIGHT_BYTES_MAX = 128 << 20
 """Payload bytes that may be unacknowledged, of all clients together: what a full disk can hold back in memory."""
 WRITE_BYTES_HIGH = 1 << 20
@@ -58,73 +57,17 @@ WRITE_BYTES_HIGH = 1 << 20
 TURN_PACKETS = 500
 TURN_BYTES = 64 << 10
 """What one client may send before the others have their turn; a socket that is never empty would starve them."""
+PLAIN_TOPICS_MAX = 1000
+"""Topics of one client that are remembered as good."""
+PLAIN_TOPIC_CHARS_MAX = 256
+UNRELEASED_MAX = 10_000
+"""Messages at QoS 2 that a session may have taken back to itself without releasing them."""
 LINGER_S = 3.0
 """How long a client that was told to go may take to hang up."""
 
 _PINGRESP = PingRespPacket().write()
 
 _log = structlog.get_logger("listener")
-
-
-class Ack:
-    """The acknowledgement of one message on one connection; callable from any thread.
-
-    size: bytes of its payload, 0 once they are counted off.
-    """
-
-    __slots__ = ("_connection", "packet_id", "size")
-
-    def __init__(self, connection: Connection, packet_id: int, size: int) -> None:
-        self._connection = connection
-        self.packet_id = packet_id
-        self.size = size
-
-    def __call__(self) -> None:
-        self._connection.house.post_ack(self)
-
-    @property
-    def connection(self) -> Connection:
-        return self._connection
-
-
-class House:
-    """What all connections of a listener share."""
-
-    def __init__(
-        self,
-        config: ListenerConfig,
-        *,
-        exchange: Exchange,
-        deliver: Deliver,
-        reserved: Callable[[str], bool],
-        post_ack: Callable[[Ack], None],
-        loop: asyncio.AbstractEventLoop,
-        now: Callable[[], float],
-        connect_s_max: float,
-        stalled_s_max: float,
-    ) -> None:
-        self.config = config
-        self.exchange = exchange
-        self.deliver = deliver
-        self.reserved = reserved
-        self.post_ack = post_ack
-        self.loop = loop
-        self.now = now
-        self.connect_s_max = connect_s_max
-        self.stalled_s_max = stalled_s_max
-        self.connections: set[Connection] = set()
-        self.held: set[Connection] = set()
-        """Those whose socket is not read, since too much of what they sent is not acknowledged yet."""
-        self.in_flight_bytes = 0
-        """Payloads delivered and not yet acknowledged, of clients that have left as well."""
-
-    def settle(self, acks: list[Ack]) -> None:
-        """The appliance is done with these messages: count them off, and read on where there is room again."""
-        for ack in acks:
-            self.in_flight_bytes -= ack.size
-            ack.size = 0
-        for connection in tuple(self.held):
-            connection.open_window()
 
 
 class Connection(asyncio.Protocol):
@@ -137,13 +80,20 @@ class Connection(asyncio.Protocol):
         self._session: Session | None = None
         self._resumed = False
         self._will: Will | None = None
+        self._rules: Rules | None = None
         self._unacked: dict[int, Ack] = {}
+        self._open: set[int] = set()
+        self._too_fast = False
+        self._certified: str | None = None
+        self._topics: dict[bytes, str] = {}
         self._refused = False
         self._buffer = bytearray()
         self._wanted = 0
         self._bytes_max = min(CONNECT_BYTES_MAX, house.config.packet_bytes_max)
         self._client_bytes_max: int | None = None
         self._client_window = house.config.receive_max
+        self._window_max = 65_535
+        """Messages that may be on their way from the client; before MQTT 5 nobody counts them."""
         self._keep_alive_s = 0
         self._since = self._heard = house.now()
         self._read_paused = False
@@ -159,12 +109,17 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if len(self.house.connections) >= self.house.config.clients_max + 64:
+        now = self.house.now()
+        peer = self._transport.get_extra_info("peername")
+        self._too_fast = not self.house.rates.admit(str(peer[0]) if peer else "", now)
+        if len(self.house.connections) >= self.house.config.clients_max + STRANGERS_MAX:
             self.house.exchange.counters.refused += 1
-            _log.warning("connection_refused", reason="too many connections")
+            if (count := self.house.turned_away.due(now)) > 0:
+                _log.warning("connection_refused", reason="too many connections", count=count)
             self._transport.abort()
             return
         self.house.connections.add(self)
+        self._certified = tls.common_name(self._transport.get_extra_info("peercert"))
         self._transport.set_write_buffer_limits(high=WRITE_BYTES_HIGH)
         self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
@@ -200,7 +155,7 @@ class Connection(asyncio.Protocol):
             if now - self._closing > LINGER_S:
                 self._transport.abort()
         elif self._session is None:
-            if now - self._since > self.house.connect_s_max:
+            if now - self._since > self.house.connect_s_max and not self._window_full:
                 self.disconnect(DisconnectReasonCode.PROTOCOL_ERROR, "connect_missing")
         elif self._write_paused is not None and now - self._write_paused > self.house.stalled_s_max:
             self.disconnect(DisconnectReasonCode.QUOTA_EXCEEDED, "subscriber_stalled")
@@ -211,6 +166,7 @@ class Connection(asyncio.Protocol):
 
     def _take_all(self, data: bytes | bytearray) -> None:
         """Handle the packets in `data`, at most a turn of them, and keep the rest."""
+        data = bytes(data)
         view = memoryview(data)
         at, end = 0, len(view)
         left = TURN_PACKETS
@@ -218,6 +174,11 @@ class Connection(asyncio.Protocol):
         while at < end and left and not self._window_full and self._closing is None:
             if self._wire is None and view[at] != wire.CONNECT << 4:
                 raise ProtocolError(DisconnectReasonCode.PROTOCOL_ERROR, "connect_missing")
+            if view[at] == plain.PLAIN and self._topics:
+                taken, at = self._take_plain(data, at, left)
+                left -= taken
+                if taken:
+                    continue
             size = wire.frame_size(view, at, end)
             if size > self._bytes_max:
                 raise ProtocolError(DisconnectReasonCode.PACKET_TOO_LARGE, "packet_too_large")
@@ -240,6 +201,36 @@ class Connection(asyncio.Protocol):
         if left == 0 and self._closing is None:
             self._pause()
             self.house.loop.call_soon(self._go_on)
+
+    def _take_plain(self, data: bytes, at: int, most: int) -> tuple[int, int]:
+        """Deliver the plain messages that come next, together; returns how many, and the position after them."""
+        house, session, unacked = self.house, self._session, self._unacked
+        if house.deliver_plain is None or session is None or self._wire is None or self._bytes_max < plain.BYTES_MAX:
+            return 0, at
+        room = min(most, house.config.receive_max - len(unacked) - len(self._open))
+        taken = unacked.keys() | self._open if self._open else unacked
+        found, at = plain.take(data, at, self._topics, taken, self._wire.version, room)
+        if not found:
+            return 0, at
+        client, resumed = session.client_id, self._resumed
+        messages: list[tuple[InboundMessage, Acknowledge]] = []
+        size = 0
+        for packet_id, topic, payload in found:
+            ack = unacked[packet_id] = Ack(self, packet_id, len(payload))
+            size += len(payload)
+            message = InboundMessage(
+                client=client, topic=topic, payload=payload, qos=1, packet_id=packet_id, session_resumed=resumed
+            )
+            messages.append((message, ack))
+        house.exchange.counters.received += len(found)
+        house.deliver_plain(messages)
+        house.in_flight_bytes += size
+        if house.exchange.subscriptions:
+            for _, topic, payload in found:
+                if house.exchange.wanted(topic):
+                    house.exchange.publish(Message(topic=topic, payload=payload, qos=1), client)
+        self._hold_when_full()
+        return len(found), at
 
     def _take_turns(self, received: int) -> None:
         if received >= TURN_BYTES and not self._read_paused and self._closing is None:
@@ -274,71 +265,87 @@ class Connection(asyncio.Protocol):
         assert isinstance(packet, ConnectPacket)
         self._wire = spoken
         self._bytes_max = self.house.config.packet_bytes_max
-        refusal = self._why_not(packet)
-        if refusal is not None:
-            self._refuse(refusal)
+        if spoken.version == 5:
+            self._client_bytes_max = packet.max_packet_size
+        if self._too_fast:
+            self._refuse(ConnAckReasonCode.CONNECTION_RATE_EXCEEDED)
             return
-        self._on_connect(packet)
+        self._log_in(packet)
 
-    def _why_not(self, packet: ConnectPacket) -> ConnAckReasonCode | None:
-        will = packet.will
-        three = self._wire is not None and self._wire.version == 4
-        if packet.authentication_method is not None:
-            return ConnAckReasonCode.BAD_AUTHENTICATION_METHOD
-        if len(packet.client_id) > CLIENT_ID_CHARS_MAX or (three and not packet.client_id and not packet.clean_start):
-            return ConnAckReasonCode.CLIENT_ID_NOT_VALID
-        if will is not None and will.qos == 2 and not three:
-            return ConnAckReasonCode.QUALITY_NOT_SUPPORTED
-        if will is not None and self._protected(will.topic):
-            return ConnAckReasonCode.NOT_AUTHORIZED
-        known = self.house.exchange.sessions.get(packet.client_id)
-        taking_over = known is not None and known.link is not None
-        if not taking_over and self.house.exchange.clients >= self.house.config.clients_max:
-            return ConnAckReasonCode.SERVER_BUSY
-        return None
+    def _log_in(self, packet: ConnectPacket) -> None:
+        """A password or a certificate says who it is, where that is asked for; nothing is read until it is known."""
+        users, name = self.house.users, packet.username
+        if users is None or (name is None and self._certified is not None):
+            self._on_connect(packet, self._certified)
+        elif name is None:
+            self._refuse(ConnAckReasonCode.NOT_AUTHORIZED)
+        elif users.proven(name, packet.password or b""):
+            self._on_connect(packet, name)
+        else:
+            self._window_full = True
+            self._pause()
+            self.house.verify(
+                users, name, packet.password or b"", lambda right: self._guarded(lambda: self._known(packet, right))
+            )
+
+    def _known(self, packet: ConnectPacket, right: bool) -> None:
+        """The password was checked."""
+        self._window_full = False
+        if self._closing is not None or self._transport.is_closing():
+            return
+        if right:
+            self._on_connect(packet, packet.username)
+        else:
+            self._refuse(ConnAckReasonCode.BAD_USER_NAME_OR_PASSWORD)
+        self._go_on()
 
     def _refuse(self, reason: ConnAckReasonCode) -> None:
         assert self._wire is not None
         self.house.exchange.counters.refused += 1
-        self._write(self._wire.connack(ConnAckPacket(reason_code=reason)))
-        self._hang_up("client_refused", reason.name.lower())
+        answer = self._wire.connack(ConnAckPacket(reason_code=reason))
+        quiet = reason == ConnAckReasonCode.CONNECTION_RATE_EXCEEDED and not self.house.turned_away.due(
+            self.house.now()
+        )
+        self._hang_up("client_refused", reason.name.lower(), answer, quiet=quiet)
 
-    def _on_connect(self, packet: ConnectPacket) -> None:
+    def _on_connect(self, packet: ConnectPacket, user: str | None) -> None:
         assert self._wire is not None
-        config = self.house.config
+        config, version = self.house.config, self._wire.version
         assigned = None if packet.client_id else f"auto-{secrets.token_hex(8)}"
+        client = assigned or packet.client_id
+        rules = self.house.rules(client, user)
+        reason = admission.refusal(self.house, packet, version, user, rules)
+        if reason is not None:
+            self._refuse(reason)
+            return
         expiry_s = min(packet.session_expiry_interval, config.session_expiry_s_max)
         keep_alive_s = packet.keep_alive
-        if self._wire.version == 5:
+        if version == 5:
             keep_alive_s = min(keep_alive_s or config.keep_alive_s_max, config.keep_alive_s_max)
             self._client_window = min(packet.receive_max, config.receive_max)
-            self._client_bytes_max = packet.max_packet_size
+            self._window_max = config.receive_max
         self._session, self._resumed = self.house.exchange.open(
-            assigned or packet.client_id,
-            self._wire.version,
+            client,
+            version,
             self,
             clean_start=packet.clean_start,
             expiry_s=expiry_s,
             now=self.house.now(),
+            user=user,
         )
+        self._rules = rules
         self._will = None if packet.will is None else wire.will_of(packet.will)
         self._keep_alive_s = keep_alive_s
-        self._write(
-            self._wire.connack(
-                ConnAckPacket(
-                    session_present=self._resumed,
-                    session_expiry_interval=None if expiry_s == packet.session_expiry_interval else expiry_s,
-                    assigned_client_id=assigned,
-                    server_keep_alive=None if keep_alive_s == packet.keep_alive else keep_alive_s,
-                    receive_max=config.receive_max,
-                    max_qos=QoS.AT_LEAST_ONCE,
-                    max_packet_size=config.packet_bytes_max,
-                    shared_subscription_available=False,
-                )
-            )
+        answer = admission.welcome(
+            config, packet, resumed=self._resumed, assigned=assigned, expiry_s=expiry_s, keep_alive_s=keep_alive_s
         )
-        _log.info("client_connected", client=self._session.client_id, version=self._wire.version, resumed=self._resumed)
-        self.pump()
+        frame = self._wire.connack(answer)
+        if self._client_bytes_max is not None and len(frame) > self._client_bytes_max:
+            self._hang_up("client_refused", "answer_too_large")
+        else:
+            self._write(frame)
+            _log.info("client_connected", client=client, user=user, version=version, resumed=self._resumed)
+            self.pump()
 
     def _on_publish(self, packet: PublishPacket) -> None:
         house = self.house
@@ -348,46 +355,63 @@ class Connection(asyncio.Protocol):
         house.exchange.counters.received += 1
         packet_id = packet.packet_id
         if packet_id is not None:
-            if packet.qos == 2:
-                raise ProtocolError(DisconnectReasonCode.QOS_NOT_SUPPORTED, "qos_not_supported")
-            if packet_id in self._unacked:
-                if packet.duplicate:
+            two = packet.qos == 2
+            if two and self._repeats(packet_id):
+                return
+            if packet_id in self._unacked or packet_id in self._open:
+                if packet.duplicate and not two and packet_id in self._unacked:
                     return
                 raise ProtocolError(DisconnectReasonCode.PROTOCOL_ERROR, "packet_id_in_flight")
-            if len(self._unacked) >= house.config.receive_max:
+            if len(self._unacked) + len(self._open) >= self._window_max:
                 raise ProtocolError(DisconnectReasonCode.RECEIVE_MAX_EXCEEDED, "receive_max_exceeded")
         topic = packet.topic
-        if self._protected(topic):
-            self._refuse_publish(topic, packet_id)
+        if not admission.may_publish(house, self._rules, topic):
+            self._refuse_publish(packet)
             return
         if packet_id is None:
-            acknowledge: Callable[[], None] = _nothing_to_acknowledge
+            acknowledge: Acknowledge = _nothing_to_acknowledge
+        elif two:
+            acknowledge = self._begin(session, packet_id, len(packet.payload))
         else:
             acknowledge = self._unacked[packet_id] = Ack(self, packet_id, len(packet.payload))
         properties = packet.user_properties
+        qos = 0 if packet_id is None else 2 if two else 1
         # RETAIN is for the subscribers: what comes from a publisher is new, never a repeat of something retained.
-        house.deliver(
-            InboundMessage(
-                client=session.client_id,
-                topic=topic,
-                payload=packet.payload,
-                qos=0 if packet_id is None else 1,
-                duplicate=packet.duplicate,
-                packet_id=packet_id,
-                session_resumed=self._resumed,
-                content_type=packet.content_type,
-                user_properties=tuple(properties) if properties else (),
-            ),
-            acknowledge,
-        )
+        try:
+            house.deliver(
+                InboundMessage(
+                    client=session.client_id,
+                    topic=topic,
+                    payload=packet.payload,
+                    qos=qos,
+                    duplicate=packet.duplicate,
+                    packet_id=packet_id,
+                    session_resumed=self._resumed,
+                    content_type=packet.content_type,
+                    response_topic=packet.response_topic,
+                    correlation_data=packet.correlation_data,
+                    user_properties=tuple(properties) if properties else (),
+                ),
+                acknowledge,
+            )
+        except BaseException:
+            if qos == 2:
+                session.receiving.discard(packet_id or 0)
+            raise
         if packet_id is not None:
             # Counted once it is taken; an acknowledgement is counted off in a later turn of this loop.
             house.in_flight_bytes += len(packet.payload)
         if packet.retain or house.exchange.wanted(topic):
             house.exchange.publish(wire.message_of(packet, house.now()), session.client_id)
+        if packet_id is not None and len(topic) <= PLAIN_TOPIC_CHARS_MAX and len(self._topics) < PLAIN_TOPICS_MAX:
+            self._topics[topic.encode()] = topic
+        self._hold_when_full()
+
+    def _hold_when_full(self) -> None:
         # MQTT 3.1.1 knows no window, and the window of MQTT 5 counts messages, not bytes.
-        three = self._wire.version == 4
-        if (three and len(self._unacked) >= house.config.receive_max) or house.in_flight_bytes > IN_FLIGHT_BYTES_MAX:
+        house = self.house
+        three = self._wire is not None and self._wire.version == 4
+        if (three and self._uncommitted() >= house.config.receive_max) or house.in_flight_bytes > IN_FLIGHT_BYTES_MAX:
             self._window_full = True
             house.held.add(self)
             if not self._read_paused:
@@ -396,22 +420,62 @@ class Connection(asyncio.Protocol):
     def open_window(self) -> None:
         """Read on, if there is room again."""
         room = self.house.in_flight_bytes <= IN_FLIGHT_BYTES_MAX // 2
-        if room and len(self._unacked) <= self.house.config.receive_max // 2:
+        if room and self._uncommitted() <= self.house.config.receive_max // 2:
             self.house.held.discard(self)
             self._window_full = False
             self._go_on()
 
-    def _protected(self, topic: str) -> bool:
-        return topic[0] == "$" or self.house.reserved(topic)
+    def _uncommitted(self) -> int:
+        """Messages of this client that the appliance is not done with."""
+        return len(self._unacked) + (0 if self._session is None else len(self._session.receiving))
 
-    def _refuse_publish(self, topic: str, packet_id: int | None) -> None:
+    def _repeats(self, packet_id: int) -> bool:
+        """Whether a message at QoS 2 came before and was not released since: it is answered, not delivered again."""
+        assert self._wire is not None
+        assert self._session is not None
+        unreleased = packet_id in self._session.unreleased
+        if not unreleased and packet_id not in self._session.receiving:
+            return False
+        self._open.add(packet_id)
+        if unreleased:
+            self._write(self._wire.pubrec(packet_id, PubRecReasonCode.SUCCESS))
+        return True
+
+    def _begin(self, session: Session, packet_id: int, size: int) -> Acknowledge:
+        """A new message at QoS 2."""
+        if len(session.receiving) + len(session.unreleased) >= UNRELEASED_MAX:
+            raise ProtocolError(DisconnectReasonCode.QUOTA_EXCEEDED, "unreleased_too_many")
+        self._open.add(packet_id)
+        return self.house.exactly_once.begin(session, packet_id, lambda: self.house.settle_bytes(size))
+
+    def received(self, packet_id: int) -> None:
+        """PUBREC, to a client that has sent the message on this connection."""
+        if packet_id in self._open and self._wire is not None:
+            self.house.exchange.counters.acknowledged += 1
+            frame = self._wire.pubrec(packet_id, PubRecReasonCode.SUCCESS)
+            self._guarded(lambda: self._write(frame))
+        if self in self.house.held:
+            self.open_window()
+
+    def released(self, packet_id: int, found: bool) -> None:
+        """PUBCOMP."""
+        self._open.discard(packet_id)
+        if self._wire is not None:
+            frame = self._wire.pubcomp(packet_id, found=found)
+            self._guarded(lambda: self._write(frame))
+
+    def _refuse_publish(self, packet: PublishPacket) -> None:
         assert self._wire is not None
         self.house.exchange.counters.refused += 1
         if not self._refused:  # one line a connection, not one a message
             self._refused = True
-            _log.warning("publish_refused", client=self.client_id, topic=topic)
-        if packet_id is not None:
-            self._write(self._wire.puback(packet_id, PubAckReasonCode.NOT_AUTHORIZED))
+            _log.warning("publish_refused", client=self.client_id, topic=packet.topic)
+        if packet.packet_id is None:
+            return
+        if packet.qos == 2:
+            self._write(self._wire.pubrec(packet.packet_id, PubRecReasonCode.NOT_AUTHORIZED))
+        else:
+            self._write(self._wire.puback(packet.packet_id, PubAckReasonCode.NOT_AUTHORIZED))
 
     def _on_packet(self, packet: Packet) -> None:
         assert self._wire is not None
@@ -422,46 +486,52 @@ class Connection(asyncio.Protocol):
                     self.pump()
             case PingReqPacket():
                 self._write(_PINGRESP)
+            case PubRelPacket():
+                if packet.packet_id == 0 or packet.packet_id in self._session.receiving:
+                    raise ProtocolError(DisconnectReasonCode.PROTOCOL_ERROR, "release_too_early")
+                self.house.exactly_once.release(self._session, packet.packet_id)
             case SubscribePacket():
-                reasons = [self._subscribe(wanted, packet.subscription_id) for wanted in packet.topic_filters]
-                self._write(self._wire.suback(packet.packet_id, reasons))
-                self.pump()
+                self._on_subscribe(packet, self._session)
             case UnsubscribePacket():
                 gone = [self.house.exchange.unsubscribe(self._session, pattern) for pattern in packet.patterns]
+                self.house.exchange.keep(self._session)
                 no, yes = UnsubAckReasonCode.NO_SUBSCRIPTION_EXISTED, UnsubAckReasonCode.SUCCESS
-                self._write(self._wire.unsuback(packet.packet_id, [yes if one else no for one in gone]))
+                self._answer(self._wire.unsuback(packet.packet_id, [yes if one else no for one in gone]))
             case DisconnectPacket():
                 self._on_disconnect(packet)
             case _:
                 raise ProtocolError(DisconnectReasonCode.PROTOCOL_ERROR, "packet_unexpected")
 
-    def _subscribe(self, wanted: TopicFilter, identifier: int | None) -> SubAckReasonCode:
-        session = self._session
-        assert session is not None
-        topic_filter = wanted.pattern
-        if not valid_filter(topic_filter):
-            return SubAckReasonCode.TOPIC_FILTER_INVALID
-        if topic_filter.startswith("$share/"):
-            return SubAckReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
-        known = topic_filter in session.subscriptions
-        if topic_filter.count("/") >= LEVELS_MAX or (not known and len(session.subscriptions) >= SUBSCRIPTIONS_MAX):
-            return SubAckReasonCode.QUOTA_EXCEEDED
-        handling = wanted.retain_handling
-        qos = min(int(wanted.max_qos), 1)
-        self.house.exchange.subscribe(
-            session,
-            Subscription(
-                topic_filter=topic_filter,
-                qos=qos,
-                no_local=wanted.no_local,
-                retain_as_published=wanted.retain_as_published,
-                identifier=identifier,
-            ),
-            self.house.now(),
-            retained=handling == RetainHandling.SEND_ALWAYS
-            or (handling == RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS and not known),
-        )
-        return SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE if qos else SubAckReasonCode.GRANTED_QOS_AT_MOST_ONCE
+    def _on_subscribe(self, packet: SubscribePacket, session: Session) -> None:
+        assert self._wire is not None
+        exchange = self.house.exchange
+        reasons: list[SubAckReasonCode] = []
+        due: deque[Subscription] = deque()
+        for wanted in packet.topic_filters:
+            if wanted.no_local and shared_filter(wanted.pattern) is not None:
+                raise ProtocolError(DisconnectReasonCode.PROTOCOL_ERROR, "no_local_of_shared")
+            known = wanted.pattern in session.subscriptions
+            granted = admission.subscription(self.house.config, session, self._rules, wanted, packet.subscription_id)
+            if not isinstance(granted, Subscription):
+                reasons.append(granted)
+                continue
+            exchange.subscribe(session, granted)
+            if admission.wants_retained(wanted, known=known):
+                due.append(granted)
+            reasons.append(SubAckReasonCode(granted.qos))
+        exchange.keep(session)
+        self._answer(self._wire.suback(packet.packet_id, reasons))
+        self._send_retained(session, due)
+
+    def _send_retained(self, session: Session, due: deque[Subscription]) -> None:
+        """One filter a turn: the search looks at every retained message, and the other clients wait meanwhile."""
+        if not due or self._session is not session:
+            return
+        one = due.popleft()
+        if session.subscriptions.get(one.topic_filter) is one:
+            self.house.exchange.offer_retained(session, one, self.house.now())
+            self.pump()
+        self.house.loop.call_soon(self._send_retained, session, due)
 
     def _on_disconnect(self, packet: DisconnectPacket) -> None:
         assert self._session is not None
@@ -515,6 +585,12 @@ class Connection(asyncio.Protocol):
         self.house.exchange.counters.acknowledged += len(frames)
         self._guarded(lambda: self._write(b"".join(frames)))
 
+    def _answer(self, frame: bytes) -> None:
+        """An answer as long as what was asked: perhaps longer than the client takes."""
+        if self._client_bytes_max is not None and len(frame) > self._client_bytes_max:
+            raise ProtocolError(DisconnectReasonCode.PACKET_TOO_LARGE, "answer_too_large")
+        self._write(frame)
+
     def _write(self, frame: bytes) -> None:
         """Answers are not held back, but a client that reads none of them may not fill the memory."""
         self._transport.write(frame)
@@ -532,14 +608,18 @@ class Connection(asyncio.Protocol):
         """End the connection from this side: the will is published, a client of MQTT 5 is told the reason."""
         if self._closing is not None:
             return
-        last_words = b"" if self._wire is None else self._wire.disconnect(reason)
+        # Before it was let in a client may be told nothing but why it is not (MQTT 5, section 3.14).
+        last_words = b"" if self._wire is None or self._session is None else self._wire.disconnect(reason)
         self._hang_up("client_disconnected", event, last_words)
 
     def abort(self) -> None:
         self._transport.abort()
 
-    def _hang_up(self, event: str, reason: str, last_words: bytes = b"") -> None:
-        _log.warning(event, client=self.client_id, reason=reason)
+    def _hang_up(self, event: str, reason: str, last_words: bytes = b"", *, quiet: bool = False) -> None:
+        if not quiet:
+            _log.warning(event, client=self.client_id, reason=reason)
+        if self._client_bytes_max is not None and len(last_words) > self._client_bytes_max:
+            last_words = b""
         self._closing = self.house.now()
         self._buffer = bytearray()
         try:
@@ -548,9 +628,13 @@ class Connection(asyncio.Protocol):
             else:
                 # Closing at once could lose the last words: unread input turns a close into a reset.
                 self._transport.write(last_words)
-                self._transport.write_eof()
                 if self._read_paused:
                     self._transport.resume_reading()
+                if self._transport.can_write_eof():
+                    self._transport.write_eof()
+                else:
+                    # TLS has an end of its own, and waits for the client's.
+                    self._transport.close()
         except Exception as error:
             _log.warning("goodbye_failed", client=self.client_id, reason=str(error))
             self._transport.abort()
@@ -561,6 +645,7 @@ class Connection(asyncio.Protocol):
         """Give the session back, once."""
         session, self._session, self._will = self._session, None, None
         self._unacked = {}
+        self._open = set()
         if session is not None:
             self.house.exchange.leave(session, will, self.house.now())
 

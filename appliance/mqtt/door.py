@@ -1,13 +1,13 @@
 """The MQTT side put together: the listener, the site broker, their one intake, and what the box publishes.
 
-Out: `appliance/<device>/results/<model>/<source>`, `.../deadletter`, and `.../status`, retained, with a beat and, at
-the broker, a last will.
+Out: `appliance/<device>/results/<model>/<source>`, `.../deadletter`, `.../alarms`, retained, and `.../status`,
+retained, with a beat and, at the broker, a last will. What it says for PLCs is in `plc.py`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 import structlog
@@ -16,16 +16,23 @@ from appliance import hardware
 from appliance.config import Config, RouteConfig
 from appliance.core.manifest import WindowPreprocess
 from appliance.core.protocol import Result
+from appliance.core.route_report import RouteReport
 from appliance.errors import ModelNotFound
 from appliance.mqtt.client import BrokerClient, broker_name
+from appliance.mqtt.commands import Command, Commands
 from appliance.mqtt.intake import Intake, IntakeStatus
 from appliance.mqtt.listener import Listener
-from appliance.mqtt.outbox import Outbox
+from appliance.mqtt.plc import ForPlcs
 from appliance.mqtt.poison import Suspects
 from appliance.mqtt.receipts import Receipts
+from appliance.mqtt.releases import Releases
+from appliance.mqtt.route_reports import route_reports
 from appliance.mqtt.sessions import SavedSession, Subscription
 from appliance.mqtt.streams import Streams
+from appliance.mqtt.topics import matches
 from appliance.pipeline import Pipeline
+from appliance.plant.cameras import Cameras
+from appliance.plant.triggers import Triggers
 from appliance.slots import Slots
 from appliance.store import Store
 from appliance.watchdog import Beat
@@ -51,7 +58,15 @@ class MqttDoor:
     """on_fault: told when the listener's thread ended without being asked to."""
 
     def __init__(
-        self, config: Config, slots: Slots, pipeline: Pipeline, store: Store, on_fault: Callable[[BaseException], None]
+        self,
+        config: Config,
+        slots: Slots,
+        pipeline: Pipeline,
+        store: Store,
+        triggers: Triggers,
+        cameras: Cameras,
+        commands: Mapping[str, Command],
+        on_fault: Callable[[BaseException], None],
     ) -> None:
         self._config = config
         self._slots = slots
@@ -60,6 +75,7 @@ class MqttDoor:
         suspects = Suspects(store)
         self._streams = Streams(pipeline, store, suspects, self._window_of, self._announce_letter)
         in_flight_max = max(config.listener.receive_max, config.broker.receive_max if config.broker else 0)
+        store.keep_receipts(in_flight_max)
         self._receipts = Receipts(in_flight_max, store.receipts())
         self.intake = Intake(
             self._routes,
@@ -72,37 +88,64 @@ class MqttDoor:
             at_once=2 * (config.lanes.lanes or hardware.cores()),
             announce_letter=self._announce_letter,
         )
+        self.commands = Commands(
+            f"{PREFIX}/{config.device}",
+            triggers,
+            cameras,
+            commands,
+            self._receipts,
+            store,
+            deliver=self.intake.deliver,
+            deliver_plain=self.intake.deliver_plain,
+            takes=self._takes,
+            own=lambda topic: self._reserved(topic) or self._takes(topic) or topic.startswith(f"{PREFIX}/"),
+            heard=pipeline.heard,
+            keepable=pipeline.keepable,
+            broker=None if config.broker is None else broker_name(config.broker),
+            reply=lambda topic, body, where: self.for_plcs.reply(topic, body, where),
+            announce_letter=self._announce_letter,
+        )
         sessions = {each.client_id: each for each in map(_SESSION.decode, store.sessions())}
         self.listener: Listener | None = None
         self.broker: BrokerClient | None = None
-        self._outbox: Outbox | None = None
+        self.on_broker: Callable[[], None] = lambda: None
+        """The site broker is there again."""
         self._beat = 0
         self._next_status = 0.0
+        self._started = time.monotonic()
+        self.alarms: Callable[[], bytes] = lambda: b'{"at":0,"alarms":[]}'
+        self._alarms_due = True
         if config.broker is not None:
             self.broker = BrokerClient(
                 config.broker,
                 config.broker.client_id or config.device,
-                [route.topic for route in self._routes],
-                self.intake.deliver,
+                [*(route.subscription for route in self._routes), *self.commands.topics],
+                self.commands.deliver,
                 (self._topic("status"), msgspec.json.encode(BoxStatus("offline"))),
                 subscribed=_filters(sessions.pop(broker_name(config.broker), None)),
+                ignored=self._said_by_a_box,
+                deliver_plain=self.commands.deliver_plain,
             )
             self._receipts.remember(self.broker.name)
             self.broker.on_new_session = self._broker_forgot
             self.broker.on_subscribed = self._save_subscriptions
             self.broker.on_connected = self._broker_connected
-            self._outbox = Outbox(store, self.broker)
         if config.listener.enabled:
             for client in sessions:
                 self._receipts.remember(client)
+            releases = Releases(store, self._receipts)
             self.listener = Listener(
                 config.listener,
-                self.intake.deliver,
+                self.commands.deliver,
+                deliver_plain=self.commands.deliver_plain,
                 on_fault=on_fault,
                 sessions=sessions.values(),
                 save_session=self._save_session,
+                unreleased=releases.load(),
+                keep_ids=releases,
                 reserved=self._reserved,
             )
+        self.for_plcs = ForPlcs(f"{PREFIX}/{config.device}", self._routes, self.listener, self.broker)
 
     def start(self) -> None:
         """Rebuild the open windows, then open the ways in. Raises PortInUse, ConfigError."""
@@ -110,36 +153,44 @@ class MqttDoor:
         self._streams.start()
         if self.listener is not None:
             self.listener.start()
-        if self.broker is not None and self._outbox is not None:
+        if self.broker is not None:
             self.broker.start()
-            self._outbox.start()
 
     def stop(self) -> None:
         """Say goodbye, then close the ways in."""
         self._publish(self._topic("status"), msgspec.json.encode(BoxStatus("offline")), retain=True)
-        if self.broker is not None and self._outbox is not None:
-            self._outbox.stop()
+        if self.broker is not None:
             self.broker.stop()
-            self._outbox.settle()
         if self.listener is not None:
             self.listener.stop()
         self._streams.stop()
 
-    def outgoing(self, result: Result, body: bytes) -> tuple[tuple[str, bytes], ...]:
-        """The outbox rows that are committed with a result: one where there is a site broker."""
-        return ((self._result_topic(result), body),) if self.broker is not None else ()
-
     def announce(self, result: Result, body: bytes) -> None:
-        """A committed result: to the listener's subscribers at once, to the broker from the outbox."""
+        """A committed result: to the listener's subscribers. The broker gets it from the outbox."""
         # Waking the listener's thread for nobody would cost as much as writing the result.
         if self.listener is not None and self.listener.subscriptions:
             self.listener.publish(self._result_topic(result), body, qos=1, content_type="application/json")
-        if self._outbox is not None:
-            self._outbox.wake()
+        self.for_plcs.result(result)
+
+    def alarms_changed(self) -> None:
+        """The next tick publishes what `alarms` gives: one thread alone, so that no older list comes last."""
+        self._alarms_due = True
+
+    def broker_trouble(self) -> str | None:
+        """What is wrong with the connection to the site broker, if there is to be one."""
+        if self.broker is None or (status := self.broker.status()).connected:
+            return None
+        return (
+            f"No connection to the broker {self.broker.address}: {status.reason}; results wait here until it answers, "
+            "check the broker and the network"
+        )
 
     def tick(self, now: float) -> None:
         """The retained status beats; called by the watchdog."""
         self.intake.tick(now)
+        if self._alarms_due:
+            self._alarms_due = False
+            self._publish(self._topic("alarms"), self.alarms(), retain=True)
         if now >= self._next_status:
             self._next_status = now + STATUS_EVERY_S
             self._beat += 1
@@ -152,14 +203,19 @@ class MqttDoor:
         if self.listener is not None:
             listener = self.listener
             beats["listener"] = lambda: listener.beat
-        if self.broker is not None and self._outbox is not None:
-            broker, outbox = self.broker, self._outbox
+        if self.broker is not None:
+            broker = self.broker
             beats["broker"] = lambda: broker.beat
-            beats["outbox"] = lambda: outbox.beat
         return beats
 
     def status(self) -> IntakeStatus:
         return self.intake.status()
+
+    def routes(self) -> list[RouteReport]:
+        """What came on each route, and what became of its readings."""
+        running_s = time.monotonic() - self._started
+        kept_hours = self._config.store.readings_hours
+        return route_reports(self._routes, self._slots, self._streams.counts(), kept_hours, running_s)
 
     def _window_of(self, route: RouteConfig) -> WindowPreprocess:
         steps = self._slots.manifest(route.model).preprocess
@@ -196,7 +252,8 @@ class MqttDoor:
     def _forget(self, client: str) -> None:
         """The session is over: what was noted of its packet ids would only confuse the next one."""
         self._receipts.forget(client)
-        self._store.submit(Write(session=(client, None), must=True))
+        forgotten = ("DELETE FROM unreleased WHERE client = ?", (client,))
+        self._store.submit(Write(session=(client, None), also=(forgotten,), must=True))
 
     def _broker_forgot(self) -> None:
         assert self.broker is not None
@@ -215,8 +272,17 @@ class MqttDoor:
     def _broker_connected(self) -> None:
         """In the network thread: the last will may have announced the box as offline."""
         self._next_status = 0.0
-        if self._outbox is not None:
-            self._outbox.wake()
+        self._alarms_due = True
+        self.on_broker()
+
+    def _takes(self, topic: str) -> bool:
+        """Whether a route takes a topic."""
+        return any(matches(route.topic, topic) for route in self._routes)
+
+    def _said_by_a_box(self, topic: str) -> bool:
+        """At the broker a route with `#` at its head gets what boxes say: dead letters would come of dead letters."""
+        named = any(route.topic.startswith(f"{PREFIX}/") for route in self._routes)
+        return self._reserved(topic) and (not named or topic.startswith(f"{PREFIX}/{self._config.device}/"))
 
     def _reserved(self, topic: str) -> bool:
         """Topics on which only the box may speak: nobody forges a result."""

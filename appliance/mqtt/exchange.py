@@ -7,18 +7,17 @@ asks for a clean start. All times named `now` are monotonic seconds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 from msgspec.structs import replace
 
 from appliance.config import ListenerConfig
 from appliance.mqtt.message import Deliver, InboundMessage
-from appliance.mqtt.sessions import Delivery, Link, Message, SavedSession, Session, Subscription, Will
-from appliance.mqtt.topics import FilterTree, matches
-
-RETAINED_BYTES_MAX = 64 << 20
-"""Payload bytes of all retained messages, beside the count that the configuration allows."""
+from appliance.mqtt.retained import Retained
+from appliance.mqtt.sessions import Budget, Delivery, Link, Message, SavedSession, Session, Subscription, Will
+from appliance.mqtt.shared import Groups
+from appliance.mqtt.topics import FilterTree, shared_filter
 
 SESSIONS_PER_CLIENT_MAX = 10
 """Sessions kept for every client that may be connected; past that, those nearest their end are ended early."""
@@ -47,21 +46,27 @@ class Exchange:
         self._config = config
         self._deliver = deliver
         self._save_session = save
+        self._budget = Budget(config.queues_bytes_max)
         self._subscribed: FilterTree[tuple[Session, Subscription]] = FilterTree()
-        self._retained: dict[str, Message] = {}
-        self._retained_bytes = 0
+        self._shared = Groups()
+        self._retained = Retained(config.retained_max, config.retained_bytes_max)
         self._retained_full = False
 
     @property
     def subscriptions(self) -> int:
-        return len(self._subscribed)
+        return len(self._subscribed) + len(self._shared)
 
     @property
     def retained(self) -> int:
         return len(self._retained)
 
-    def restore(self, saved: Iterable[SavedSession], now: float) -> None:
-        """Take up sessions of an earlier process; those that were connected get their full time from now on."""
+    def restore(
+        self, saved: Iterable[SavedSession], now: float, unreleased: Mapping[str, set[int]] | None = None
+    ) -> None:
+        """Take up sessions of an earlier process; those that were connected get their full time from now on.
+
+        unreleased: by client, packet ids of QoS 2.
+        """
         for one in saved:
             expiry_s = min(one.expiry_s, self._config.session_expiry_s_max)
             left = expiry_s if one.expires_at is None else min(one.expires_at - time.time(), expiry_s)
@@ -69,6 +74,8 @@ class Exchange:
                 self._tell(_over(one))
                 continue
             session = self._new(one.client_id, one.version, expiry_s)
+            session.user = one.user
+            session.unreleased = set((unreleased or {}).get(one.client_id, ()))
             session.ends_at = now + left
             session.saved = one
             for subscription in one.subscriptions:
@@ -77,7 +84,15 @@ class Exchange:
                 self._save(session)
 
     def open(
-        self, client_id: str, version: int, link: Link, *, clean_start: bool, expiry_s: int, now: float
+        self,
+        client_id: str,
+        version: int,
+        link: Link,
+        *,
+        clean_start: bool,
+        expiry_s: int,
+        now: float,
+        user: str | None = None,
     ) -> tuple[Session, bool]:
         """The session of a client that connects, and whether it was there before. An older connection is ended."""
         session = self.sessions.get(client_id)
@@ -90,6 +105,7 @@ class Exchange:
         present = session is not None
         if session is None:
             session = self._new(client_id, version, expiry_s)
+        session.user = user
         session.version = version
         session.expiry_s = expiry_s
         session.ends_at = None
@@ -103,6 +119,7 @@ class Exchange:
         """The connection of `session` is gone; `will` is what is to be published for it."""
         session.detach()
         self.clients -= 1
+        self._pass_on(session, only_connected=True)
         if will is not None and min(will.delay_s, session.expiry_s) > 0:
             session.will = will
             session.will_due = now + min(will.delay_s, session.expiry_s)
@@ -119,7 +136,8 @@ class Exchange:
             _log.warning("session_ended_early", reason="too many sessions")
 
     def expire(self, now: float) -> None:
-        """Publish the wills that are due, end the sessions whose time is over."""
+        """Publish the wills that are due, end the sessions whose time is over, let go of old retained messages."""
+        self._retained.expire(now)
         for session in tuple(self.sessions.values()):
             if session.will is not None and now >= session.will_due:
                 will, session.will = session.will, None
@@ -127,28 +145,31 @@ class Exchange:
             if session.ends_at is not None and now >= session.ends_at:
                 self._end(session, now)
 
-    def subscribe(self, session: Session, subscription: Subscription, now: float, *, retained: bool) -> None:
-        """Add or replace a subscription; `retained`: let the retained messages that match it wait for the client."""
+    def subscribe(self, session: Session, subscription: Subscription) -> None:
+        """Add or replace a subscription; to be saved with `keep`."""
         self._add(session, subscription)
-        self._save(session)
-        if not retained:
-            return
+
+    def offer_retained(self, session: Session, subscription: Subscription, now: float) -> None:
+        """Let the retained messages that match a subscription wait for its client."""
         identifiers = () if subscription.identifier is None else (subscription.identifier,)
-        for message in self._retained_for(subscription.topic_filter, now):
-            qos = min(message.qos, subscription.qos)
-            self.counters.dropped += session.offer(Delivery(message, qos, True, identifiers))
+        for message in self._retained.find(subscription.topic_filter, now):
+            delivery = Delivery(message, min(message.qos, subscription.qos), True, identifiers)
+            self.counters.dropped += not session.offer_retained(delivery, self._config.retained_max)
 
     def unsubscribe(self, session: Session, topic_filter: str) -> bool:
-        """Whether there was such a subscription."""
+        """Whether there was such a subscription; to be saved with `keep`."""
         if session.subscriptions.pop(topic_filter, None) is None:
             return False
-        self._subscribed.remove(topic_filter, session.client_id)
-        self._save(session)
+        self._remove(session, topic_filter)
         return True
+
+    def keep(self, session: Session) -> None:
+        """The subscriptions of a session that lasts have changed."""
+        self._save(session)
 
     def wanted(self, topic: str) -> bool:
         """Whether anybody is subscribed to `topic`: asked before a message is put together."""
-        return bool(self._subscribed.match(topic))
+        return bool(self._subscribed.match(topic) or self._shared.match(topic))
 
     def publish(self, message: Message, origin: str | None) -> None:
         """Retain the message if it asks for that, and let it wait for each subscriber.
@@ -174,6 +195,42 @@ class Exchange:
             self.counters.dropped += session.offer(delivery)
             if session.link is not None:
                 session.link.pump()
+        for share in self._shared.match(message.topic):
+            self._offer_shared(share, message)
+
+    def _offer_shared(self, share: str, message: Message) -> None:
+        """To the member of the group whose turn it is."""
+        group = self._shared.get(share)
+        member = None if group is None else group.next()
+        if member is None:
+            self.counters.dropped += 1
+            return
+        session, subscription = member
+        delivery = Delivery(
+            message,
+            min(message.qos, subscription.qos),
+            message.retain and subscription.retain_as_published,
+            () if subscription.identifier is None else (subscription.identifier,),
+            share,
+        )
+        self.counters.dropped += session.offer(delivery)
+        if session.link is not None:
+            session.link.pump()
+
+    def _pass_on(self, session: Session, *, only_connected: bool) -> None:
+        """A member is gone: what it was given and did not acknowledge is for others of its groups.
+
+        only_connected: where nobody else is there, it waits for its member to come back.
+        """
+        shares = set()
+        for share in session.subscriptions:
+            group = self._shared.get(share)
+            if group is not None and (group.connected or not only_connected):
+                shares.add(share)
+        if shares:
+            for delivery in session.surrender(shares):
+                assert delivery.share is not None
+                self._offer_shared(delivery.share, delivery.message)
 
     def _publish_will(self, client_id: str, will: Will, now: float) -> None:
         message = will.message
@@ -195,43 +252,46 @@ class Exchange:
 
     def _retain(self, message: Message, origin: str | None) -> None:
         """The bounds are for clients: they may not crowd out what the appliance retains, which is little."""
-        old = self._retained.pop(message.topic, None)
-        if old is not None:
-            self._retained_bytes -= len(old.payload)
-        if not message.payload:
+        if self._retained.put(message, bounded=origin is not None):
+            self._retained_full = False
             return
-        room = RETAINED_BYTES_MAX - self._retained_bytes
-        full = len(self._retained) >= self._config.retained_max or len(message.payload) > room
-        if full and origin is not None:
-            self.counters.dropped += 1
-            if not self._retained_full:  # one line each time it happens, not one a message
-                _log.warning("retained_messages_full", topic=message.topic, retained=len(self._retained))
-            self._retained_full = True
-            return
-        self._retained_full = False
-        self._retained[message.topic] = message
-        self._retained_bytes += len(message.payload)
-
-    def _retained_for(self, topic_filter: str, now: float) -> list[Message]:
-        if "+" in topic_filter or "#" in topic_filter:
-            found = [message for topic, message in self._retained.items() if matches(topic_filter, topic)]
-        else:
-            found = [self._retained[topic_filter]] if topic_filter in self._retained else []
-        return [message for message in found if message.expires_at is None or message.expires_at > now]
+        self.counters.dropped += 1
+        if not self._retained_full:  # one line each time it happens, not one a message
+            _log.warning("retained_messages_full", topic=message.topic, retained=len(self._retained))
+        self._retained_full = True
 
     def _new(self, client_id: str, version: int, expiry_s: int) -> Session:
-        session = Session(client_id, version, expiry_s=expiry_s, waiting_max=self._config.queue_messages_max)
+        session = Session(
+            client_id,
+            version,
+            expiry_s=expiry_s,
+            waiting_max=self._config.queue_messages_max,
+            bytes_max=self._config.queue_bytes_max,
+            budget=self._budget,
+        )
         self.sessions[client_id] = session
         return session
 
     def _add(self, session: Session, subscription: Subscription) -> None:
-        session.subscriptions[subscription.topic_filter] = subscription
-        self._subscribed.add(subscription.topic_filter, session.client_id, (session, subscription))
+        topic_filter = subscription.topic_filter
+        session.subscriptions[topic_filter] = subscription
+        if shared_filter(topic_filter) is None:
+            self._subscribed.add(topic_filter, session.client_id, (session, subscription))
+        else:
+            self._shared.put(session, subscription)
+
+    def _remove(self, session: Session, topic_filter: str) -> None:
+        if shared_filter(topic_filter) is None:
+            self._subscribed.remove(topic_filter, session.client_id)
+        else:
+            self._shared.drop(session, topic_filter)
 
     def _end(self, session: Session, now: float) -> None:
         del self.sessions[session.client_id]
         for topic_filter in session.subscriptions:
-            self._subscribed.remove(topic_filter, session.client_id)
+            self._remove(session, topic_filter)
+        self._pass_on(session, only_connected=False)
+        session.end()
         if session.saved is not None:
             self._tell(_over(session.saved))
         if session.will is not None:
@@ -252,6 +312,7 @@ class Exchange:
             subscriptions=tuple(session.subscriptions.values()),
             expiry_s=session.expiry_s,
             expires_at=None if left_s is None else time.time() + left_s,
+            user=session.user,
         )
         if saved != session.saved:
             session.saved = saved

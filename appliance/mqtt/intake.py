@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -36,11 +36,14 @@ from appliance.errors import (
     StoreError,
 )
 from appliance.fields import check_source
+from appliance.mqtt.batches import MESSAGE_BYTES, Batch, Way, Ways
 from appliance.mqtt.message import Acknowledge, InboundMessage
-from appliance.mqtt.payloads import parse_input, parse_readings, part_of
+from appliance.mqtt.payloads import parse_input, part_of
 from appliance.mqtt.poison import Suspects, Suspicion
+from appliance.mqtt.readings import Readers
 from appliance.mqtt.receipts import MAYBE_DUPLICATE, Delivery, Receipts
-from appliance.mqtt.streams import Reading, Streams
+from appliance.mqtt.stream import Reading
+from appliance.mqtt.streams import Streams
 from appliance.mqtt.topics import matched_levels
 from appliance.mqtt.turns import Turns, Waiter
 from appliance.pipeline import Answer, Pipeline, Recording, now
@@ -52,9 +55,6 @@ log = structlog.get_logger("intake")
 
 OPEN_BYTES_MAX = 256 << 20
 """Payload bytes at QoS 1 that may wait for their commit, of all clients together."""
-
-_MESSAGE_BYTES = 1000
-"""What a message costs in memory beside its payload, roughly."""
 
 _TOPICS_REMEMBERED_MAX = 10_000
 _TOPIC_CHARS_REMEMBERED = 256
@@ -172,6 +172,8 @@ class Intake:
         self._matched: dict[str, list[tuple[RouteConfig, str | FieldError]]] = {}
         self._lock = threading.Lock()
         self._open_bytes = 0
+        self._ways = Ways()
+        self._readers = Readers()
         self._turns: Turns[_Picture] = Turns(at_once)
         self._hangs: dict[str, int] = {}
         self._received = self._duplicates = self._dead_letters = self._dropped = 0
@@ -180,6 +182,8 @@ class Intake:
         """Take a message; `ack` is called once it is committed. Raises Overloaded, and nothing else: `Deliver`."""
         self._received += 1
         matched = self._match(message.topic)
+        if message.subscriptions:
+            matched = [each for each in matched if each[0].subscription in message.subscriptions]
         settle = self._open(message, max(1, len(matched)), ack)
         if not matched:
             names = ", ".join(f"{route.name} ({route.topic})" for route in self._routes) or "none"
@@ -204,6 +208,28 @@ class Intake:
                 log.exception("message_failed", topic=message.topic)
                 self._reject(arrival, InferenceError(f"{type(error).__name__}: {error}"))
 
+    def deliver_plain(self, messages: Sequence[tuple[InboundMessage, Acknowledge]]) -> None:
+        """As `deliver`, for many of one client: at QoS 1, sent for the first time, without properties.
+
+        Overloaded says that those which were not acknowledged are to come again.
+        """
+        self._check_room()
+        batch = Batch(now())
+        ways: dict[str, Way | None] = {}
+        for message, ack in messages:
+            topic = message.topic
+            if topic not in ways:
+                ways[topic] = found = self._way(topic)
+                if found is not None:
+                    self._pipeline.heard(found.source)
+            way = ways[topic]
+            if way is None or not batch.add(message, ack, way):
+                # What came before it in its stream goes before it.
+                self._commit_together(batch)
+                batch = Batch(now())
+                self.deliver(message, ack)
+        self._commit_together(batch)
+
     def tick(self, now: float) -> None:
         """Try again what found no lane or no model, and give up what is too late; called by the watchdog.
 
@@ -225,10 +251,9 @@ class Intake:
         """Count the message in; what is returned is to be called once for each route, and acknowledges at the last."""
         if message.qos == 0:
             return _nothing
-        weight = len(message.payload) + _MESSAGE_BYTES
+        weight = len(message.payload) + MESSAGE_BYTES
         with self._lock:
-            if self._open_bytes > OPEN_BYTES_MAX:
-                raise Overloaded(f"{self._open_bytes >> 20} MiB of messages wait for their commit; send it again later")
+            self._check_room()
             self._open_bytes += weight
         left = routes
 
@@ -243,6 +268,38 @@ class Intake:
 
         return settle
 
+    def _check_room(self) -> None:
+        if self._open_bytes > OPEN_BYTES_MAX:
+            raise Overloaded(f"{self._open_bytes >> 20} MiB of messages wait for their commit; send it again later")
+
+    def _way(self, topic: str) -> Way | None:
+        """How plain readings on a topic are taken many at a time; None: each message for itself."""
+        matched = self._match(topic)
+        if len(matched) != 1:
+            return None
+        route, source = matched[0]
+        if isinstance(source, FieldError):
+            return None
+        try:
+            steps = self._slots.manifest(route.model).preprocess
+        except ApplianceError:
+            return None
+        return self._ways.way(route, source, steps) if isinstance(steps, WindowPreprocess) else None
+
+    def _commit_together(self, batch: Batch) -> None:
+        if not len(batch):
+            return
+        self._received += len(batch)
+        with self._lock:
+            self._open_bytes += batch.weight
+        self._store.submit(batch.write(self._receipts, self._streams, self._settle_all))
+
+    def _settle_all(self, batch: Batch) -> None:
+        self._duplicates += batch.duplicates
+        with self._lock:
+            self._open_bytes -= batch.weight
+        batch.acknowledge(self._receipts)
+
     def _match(self, topic: str) -> list[tuple[RouteConfig, str | FieldError]]:
         """The routes that take a topic, with the source that each reads from it, or what is wrong with it."""
         matched = self._matched.get(topic)
@@ -253,7 +310,7 @@ class Intake:
                 if levels is None:
                     continue
                 try:
-                    matched.append((route, check_source(route.source or "-".join(levels) or route.name)))
+                    matched.append((route, check_source(_source(route, topic, levels))))
                 except FieldError as error:
                     matched.append((route, error))
             if len(topic) <= _TOPIC_CHARS_REMEMBERED:
@@ -272,6 +329,7 @@ class Intake:
                 RetainedStale("the broker sent a retained message again; set retain_as_reading to take it"),
                 arrival.settled,
                 arrival.receipt,
+                arrival.source,
             )
             return
         manifest = self._slots.manifest(route.model)
@@ -282,33 +340,37 @@ class Intake:
 
     def _deliver_readings(self, arrival: _Arrival, steps: WindowPreprocess) -> None:
         message, route, source = arrival.message, arrival.route, arrival.source
+        self._pipeline.heard(source)
         if message.qos == 0 and self._streams.behind(route, source):
             self._dropped += 1
             return
-        readings = parse_readings(message, route, steps.channels)
         at = now()
+        readings = self._readers.reader(route, steps).read(message, source, at)
 
         def done(outcome: Written | StoreError) -> None:
             if isinstance(outcome, StoreError):
                 self._dropped += 1
-            elif outcome.reading_id is None:
+            elif (number := outcome.reading_ids[0]) is None:
                 self._duplicates += 1
                 arrival.settled()
             else:
-                reading = Reading(outcome.reading_id, readings.samples, at, readings.part, arrival.flags)
+                reading = Reading(number, readings.samples, at, readings.part, arrival.flags, times=readings.times)
                 self._streams.add(route, source, reading, arrival.settled)
 
         self._submit(
             Write(
-                reading=NewReading(
-                    route=route.name,
-                    source=source,
-                    at=at,
-                    key=readings.key,
-                    part=readings.part,
-                    flags=arrival.flags,
-                    channels=len(steps.channels),
-                    samples=readings.samples.tobytes(),
+                readings=(
+                    NewReading(
+                        route=route.name,
+                        source=source,
+                        at=at,
+                        key=readings.key,
+                        part=readings.part,
+                        flags=arrival.flags,
+                        channels=len(steps.channels),
+                        samples=readings.samples.tobytes(),
+                        times=readings.times,
+                    ),
                 ),
                 receipt=arrival.receipt_unless_keyed,
                 must=arrival.must,
@@ -498,8 +560,14 @@ class Intake:
         return when_added(partial(self._announce_letter, letter))
 
     def _dead_letter(
-        self, message: InboundMessage, error: ApplianceError, settle: Acknowledge, receipt: Receipt | None = None
+        self,
+        message: InboundMessage,
+        error: ApplianceError,
+        settle: Acknowledge,
+        receipt: Receipt | None = None,
+        source: str | None = None,
     ) -> None:
+        """source: None when it cannot be told."""
         letter = self._letter(message, error)
 
         def done(outcome: Written | StoreError) -> None:
@@ -507,7 +575,9 @@ class Intake:
                 settle()
 
         announced = both(done, self._announcing(letter))
-        self._submit(Write(dead_letter=letter, receipt=receipt, must=message.qos > 0, done=announced))
+        kept = msgspec.structs.replace(letter, payload=self._pipeline.keepable(source, letter.payload))
+        outbox = self._pipeline.letter_rows(letter)
+        self._submit(Write(dead_letter=kept, outbox=outbox, receipt=receipt, must=message.qos > 0, done=announced))
 
     def _letter(self, message: InboundMessage, error: ApplianceError) -> DeadLetter:
         self._dead_letters += 1
@@ -529,6 +599,14 @@ class Intake:
             self._dropped += 1
             return False
         return True
+
+
+def _source(route: RouteConfig, topic: str, levels: tuple[str, ...]) -> str:
+    """levels: those that stand where the route's filter has wildcards."""
+    if route.source_level is None:
+        return route.source or "-".join(levels) or route.name
+    named = topic.split("/")[route.source_level - 1 : route.source_level]
+    return named[0] if named else ""
 
 
 def _digest(message: InboundMessage, route: RouteConfig) -> bytes:

@@ -1,8 +1,10 @@
-"""The built-in MQTT listener: MQTT 3.1.1 and 5, QoS 0 and 1, in a thread of its own with its own event loop.
+"""The built-in MQTT listener: MQTT 3.1.1 and 5 in a thread of its own with its own event loop.
 
-What sets it apart from a broker: a message at QoS 1 is acknowledged when the appliance says so (`Acknowledge`), which
-is after its commit. Sessions, retained messages and queues live in memory; `SavedSession` carries what has to survive
-the process, kept by whoever passes `save_session`.
+It is a door of the appliance, not a general broker: it takes what is for the appliance, and passes messages on between
+the clients of one site; it has no bridges and no clusters. What sets it apart from a broker: a message at QoS 1 or 2 is
+acknowledged (PUBACK, PUBREC) when the appliance says so (`Acknowledge`), which is after its commit. To subscribers it
+sends at QoS 0 and 1. Sessions, retained messages and queues live in memory; `SavedSession` and `KeepIds` carry what has
+to survive the process, kept by whoever passes `save_session` and `keep_ids`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
@@ -23,12 +27,18 @@ from mqtt5 import DisconnectReasonCode
 
 from appliance.config import ListenerConfig
 from appliance.errors import ApplianceError, ConfigError, PortInUse
-from appliance.mqtt.connection import Ack, Connection, House
+from appliance.mqtt.access import Users, rules_for
+from appliance.mqtt.connection import Connection
+from appliance.mqtt.exactly_once import ExactlyOnce, KeepIds
 from appliance.mqtt.exchange import Exchange, SaveSession
-from appliance.mqtt.message import Deliver
+from appliance.mqtt.house import Ack, House, Peer
+from appliance.mqtt.message import Deliver, DeliverPlain
 from appliance.mqtt.sessions import Message, SavedSession
+from appliance.mqtt.tls import make_context
 from appliance.mqtt.topics import valid_topic
 
+HANDSHAKE_S_MAX = 10.0
+"""From accept to the end of the TLS handshake."""
 STOP_S = 1.0
 """How long clients may take to hang up when the listener stops."""
 
@@ -40,9 +50,9 @@ _log = structlog.get_logger("listener")
 class ListenerStats(msgspec.Struct, frozen=True, kw_only=True):
     """Counts since the start; clients, subscriptions and retained are present values.
 
-    received: PUBLISH packets of clients. acknowledged: PUBACKs after a commit. delivered: PUBLISH packets to
-    subscribers. dropped: messages that a subscriber did not get (queue full, expired, too large) or that could not be
-    retained. refused: connections and publishes turned away.
+    received: PUBLISH packets of clients. acknowledged: PUBACKs and PUBRECs after a commit. delivered: PUBLISH packets
+    to subscribers. dropped: messages that a subscriber did not get (queue full, expired, too large) or that could not
+    be retained. refused: connections and publishes turned away.
     """
 
     clients: int
@@ -86,11 +96,13 @@ class Inbox(Generic[T]):
 
 
 class Listener:
-    """Owns the thread "mqtt-listener", from `start` to `stop`. `deliver` and `save_session` are called in it.
+    """Owns the thread "mqtt-listener", from `start` to `stop`, in which `deliver` and all other callables are called.
+
+    Raises ConfigError when a file of users or certificates cannot be used.
 
     on_fault: told when the thread ends without `stop`. sessions: what `save_session` got in earlier processes, the
-    last of each client. reserved: topics that clients may not publish to. connect_s_max: from accept to CONNECT;
-    stalled_s_max: how long a client may leave a full buffer unread.
+    last of each client. unreleased, keep_ids: packet ids of QoS 2, by client. reserved: topics that clients may not
+    publish to. connect_s_max: from accept to CONNECT; stalled_s_max: how long a client may leave a full buffer unread.
     """
 
     beat: float
@@ -101,31 +113,44 @@ class Listener:
         config: ListenerConfig,
         deliver: Deliver,
         *,
+        deliver_plain: DeliverPlain | None = None,
         on_fault: Callable[[BaseException], None],
         sessions: Iterable[SavedSession] = (),
         save_session: SaveSession = lambda _: None,
+        unreleased: Mapping[str, set[int]] | None = None,
+        keep_ids: KeepIds | None = None,
         reserved: Callable[[str], bool] = lambda _: False,
         connect_s_max: float = 10.0,
         stalled_s_max: float = 20.0,
     ) -> None:
         self._config = config
         self._on_fault = on_fault
+        users = None if config.users_file is None else Users.read(Path(config.users_file))
+        self._tls = make_context(config)
         self._loop = uvloop.new_event_loop()
         self._acks: Inbox[Ack] = Inbox(self._loop, self._acknowledge)
         self._messages: Inbox[Message] = Inbox(self._loop, self._publish)
+        self._calls: Inbox[Callable[[], None]] = Inbox(self._loop, _call_all)
+        self._passwords = ThreadPoolExecutor(1, "mqtt-passwords")
         self._exchange = Exchange(config, deliver=deliver, save=save_session)
         self._house = House(
             config,
             exchange=self._exchange,
+            exactly_once=ExactlyOnce(keep_ids, self._calls.post),
             deliver=deliver,
+            deliver_plain=deliver_plain,
             reserved=reserved,
+            users=users,
+            passwords=self._passwords,
+            call=self._calls.post,
             post_ack=self._acks.post,
             loop=self._loop,
             now=time.monotonic,
             connect_s_max=connect_s_max,
             stalled_s_max=stalled_s_max,
         )
-        self._saved = tuple(sessions)
+        self._saved = tuple(_as_allowed(one, config) for one in sessions)
+        self._unreleased = unreleased or {}
         self._socket: socket.socket | None = None
         self._server: asyncio.AbstractServer | None = None
         self._address = (config.host, config.port)
@@ -169,6 +194,7 @@ class Listener:
         retain: bool = False,
         user_properties: tuple[tuple[str, str], ...] = (),
         content_type: str | None = None,
+        correlation_data: bytes | None = None,
     ) -> None:
         """Send to the listener's subscribers, from any thread; what is published before `start` is sent then.
 
@@ -184,6 +210,7 @@ class Listener:
                 retain=retain,
                 user_properties=user_properties,
                 content_type=content_type,
+                correlation_data=correlation_data,
             )
         )
 
@@ -210,10 +237,16 @@ class Listener:
         loop = self._loop
         try:
             loop.set_exception_handler(_on_loop_exception)
-            self._exchange.restore(self._saved, time.monotonic())
+            self._exchange.restore(self._saved, time.monotonic(), self._unreleased)
             _log.info("listener_started", host=self._address[0], port=self._address[1])
             self._server = loop.run_until_complete(
-                loop.create_server(lambda: Connection(self._house), sock=self._socket, backlog=128)
+                loop.create_server(
+                    lambda: Connection(self._house),
+                    sock=self._socket,
+                    backlog=128,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=None if self._tls is None else HANDSHAKE_S_MAX,
+                )
             )
             self._tick()
             self._ready.set()
@@ -225,6 +258,7 @@ class Listener:
             self._on_fault(error)
         finally:
             self._ready.set()
+            self._passwords.shutdown(wait=False, cancel_futures=True)
             if self._server is not None:
                 self._server.close()
             elif self._socket is not None:
@@ -239,7 +273,7 @@ class Listener:
         self._exchange.expire(now)
 
     def _acknowledge(self, acks: list[Ack]) -> None:
-        of: dict[Connection, list[Ack]] = {}
+        of: dict[Peer, list[Ack]] = {}
         for ack in acks:
             of.setdefault(ack.connection, []).append(ack)
         for connection, its in of.items():
@@ -253,6 +287,7 @@ class Listener:
     def _begin_stop(self) -> None:
         self._stopping = True
         self._acks.drain()
+        self._calls.drain()
         if self._server is not None:
             self._server.close()
         self._loop.call_soon(self._end_stop, time.monotonic() + STOP_S)
@@ -290,6 +325,23 @@ def _bind(host: str, port: int) -> socket.socket:
             ) from error
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; set listener.host and port") from error
     return bound
+
+
+def _as_allowed(saved: SavedSession, config: ListenerConfig) -> SavedSession:
+    """Without the subscriptions that the access list of today refuses."""
+    rules = rules_for(config.access, saved.client_id, saved.user)
+    if rules is None:
+        return saved
+    kept = tuple(one for one in saved.subscriptions if rules.may_subscribe(one.topic_filter))
+    return msgspec.structs.replace(saved, subscriptions=kept)
+
+
+def _call_all(calls: list[Callable[[], None]]) -> None:
+    for call in calls:
+        try:
+            call()
+        except Exception:
+            _log.exception("call_failed")
 
 
 def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from appliance.mqtt.message import Acknowledge, InboundMessage
 from appliance.writes import Receipt
@@ -41,6 +41,9 @@ class Acceptance:
         self.doubtful = doubtful
         self.delivery = delivery
 
+
+_FREED = b""
+"""In place of a hash: no message has it."""
 
 _NEW = Acceptance()
 _DOUBTFUL = Acceptance(doubtful=True)
@@ -96,6 +99,46 @@ class Receipts:
         if stale is not None:
             stale()
         return _KNOWN
+
+    def accept_new(self, messages: Sequence[tuple[InboundMessage, str]]) -> list[Delivery]:
+        """Take note of messages of one client, each with its route, that were sent for the first time.
+
+        Empty for a client whose messages are not remembered.
+        """
+        if not messages or messages[0][0].client not in self._clients:
+            return []
+        noted: list[Delivery] = []
+        with self._lock:
+            for message, route in messages:
+                assert message.packet_id is not None
+                self._seq += 1
+                receipt = Receipt(message.client, route, message.packet_id, hash_of(message), self._seq)
+                noted.append(Delivery(receipt, committed=False))
+                self._clients.setdefault(message.client, {})
+                self._add(noted[-1])
+        return noted
+
+    def committed_all(self, deliveries: Sequence[Delivery]) -> None:
+        """As `committed`, of many."""
+        waiting: list[Acknowledge] = []
+        with self._lock:
+            for delivery in deliveries:
+                delivery.committed = True
+                if delivery.waiting is not None:
+                    waiting.append(delivery.waiting)
+                    delivery.waiting = None
+        for acknowledge in waiting:
+            acknowledge()
+
+    def release(self, client: str, packet_id: int) -> tuple[Receipt, ...]:
+        """At QoS 2 the client has said that it will not repeat this message. Returns what takes its place on disk."""
+        with self._lock:
+            freed = []
+            for route, recent in self._clients.get(client, {}).items():
+                if recent.pop(packet_id, None) is not None:
+                    self._seq += 1
+                    freed.append(Receipt(client, route, packet_id, _FREED, self._seq))
+            return tuple(freed)
 
     def committed(self, delivery: Delivery) -> None:
         """The message is on disk: acknowledge the repeat that came meanwhile."""

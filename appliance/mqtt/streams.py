@@ -12,7 +12,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -23,8 +23,9 @@ import structlog
 from appliance.codecs import WINDOW
 from appliance.config import RouteConfig
 from appliance.core.manifest import WindowPreprocess
-from appliance.core.protocol import InferenceRequest, Part
-from appliance.core.windows import Samples, Window, WindowBuffer
+from appliance.core.protocol import InferenceRequest
+from appliance.core.route_report import StreamCounts
+from appliance.core.windows import Window
 from appliance.errors import (
     ApplianceError,
     Expired,
@@ -36,88 +37,20 @@ from appliance.errors import (
 )
 from appliance.mqtt.message import Acknowledge
 from appliance.mqtt.poison import Suspects, Suspicion
+from appliance.mqtt.stream import Reading, Stream, StreamId
 from appliance.pipeline import Answer, Pipeline, Recording
 from appliance.store import Store
-from appliance.writes import Cursor, DeadLetter, Write, both, when_added
+from appliance.writes import DeadLetter, Write, both, when_added
 
 log = structlog.get_logger("streams")
 
-_LAG_WINDOWS_MAX = 16
 _WAITING_MAX = 10_000
 """Readings that may wait for the thread before those that nobody waits for (QoS 0) are not taken."""
 
 _RETRY_S = 0.05
 
-StreamId = tuple[str, str]
-"""Route and source."""
-
-
-class Reading(msgspec.Struct, frozen=True):
-    """A committed reading. samples: (n, channels) float32. came_at: monotonic; of a restored one, when it was read."""
-
-    number: int
-    samples: Samples
-    at: float
-    part: Part
-    flags: tuple[str, ...]
-    came_at: float = msgspec.field(default_factory=time.monotonic)
-
-
-class _Stream:
-    """State of one stream; only the windows thread touches it.
-
-    readings: from the cursor on. restored: the last reading from before the start.
-    """
-
-    def __init__(
-        self, route: RouteConfig, source: str, steps: WindowPreprocess, cursor: tuple[int, int] | None
-    ) -> None:
-        self.name: StreamId = (route.name, source)
-        self.route = route
-        self.source = source
-        self.cursor = cursor
-        self.readings: deque[Reading] = deque()
-        self.busy = False
-        self.held: list[Acknowledge] = []
-        self.restored = 0
-        self.cut(steps)
-
-    def fits(self, steps: WindowPreprocess) -> bool:
-        return (self.size, self.channels) == (steps.size, len(steps.channels))
-
-    def cut(self, steps: WindowPreprocess) -> int:
-        """Begin anew at the cursor, with windows for these steps. Returns how many readings have other channels.
-
-        Not while a window is under way, which would be judged twice.
-        """
-        self.size = steps.size
-        self.channels = len(steps.channels)
-        hop = self.route.hop or self.size
-        self.buffer = WindowBuffer(self.size, hop, self.cursor)
-        self.lag_max = self.size + _LAG_WINDOWS_MAX * hop
-        self.waiting: Window | None = None
-        kept = deque(reading for reading in self.readings if reading.samples.shape[1] == self.channels)
-        left_out = len(self.readings) - len(kept)
-        self.readings = kept
-        for reading in kept:
-            self.buffer.add(reading.number, reading.samples)
-        return left_out
-
-    def add(self, reading: Reading) -> None:
-        """A reading with the channels of windows to come waits until these can be cut."""
-        self.readings.append(reading)
-        if reading.samples.shape[1] == self.channels:
-            self.buffer.add(reading.number, reading.samples)
-
-    def covered(self, window: Window) -> list[Reading]:
-        """The readings up to the last one of a window."""
-        return [reading for reading in self.readings if reading.number <= window.last_reading]
-
-    def left_s(self, window: Window) -> float | None:
-        """Seconds until nobody waits for a window any more, from when it was complete; None: never."""
-        if self.route.expires_ms is None:
-            return None
-        return self.covered(window)[-1].came_at + self.route.expires_ms / 1000 - time.monotonic()
+_ROW_BYTES = 90
+"""What a reading takes on disk beside its samples and their times, its index included, roughly."""
 
 
 class Streams:
@@ -136,15 +69,16 @@ class Streams:
         self._suspects = suspects
         self._window_of = window_of
         self._announce_letter = announce_letter
-        self._starts = {(each.route, each.source): (each.reading, each.offset) for each in store.cursors()}
-        self._streams: dict[StreamId, _Stream] = {}
+        self._starts = {(each.route, each.source): each for each in store.cursors()}
+        self._streams: dict[StreamId, Stream] = {}
+        self._counts: dict[str, StreamCounts] = {}
         self._tasks: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._lagging: set[StreamId] = set()
-        self._again: dict[StreamId, _Stream] = {}
+        self._again: dict[StreamId, Stream] = {}
         self._again_at = 0.0
         self._marked: StreamId | None = None
-        self._turns: dict[StreamId, _Stream] = {}
+        self._turns: dict[StreamId, Stream] = {}
         self._thread = threading.Thread(target=self._run, name="windows", daemon=True)
         self._stopping = False
         self.beat = time.monotonic()
@@ -157,7 +91,8 @@ class Streams:
                 continue
             samples = np.frombuffer(kept.samples, "<f4").reshape(-1, kept.channels)
             try:
-                stream = self._append(route, kept.source, Reading(number, samples, kept.at, kept.part, kept.flags))
+                reading = Reading(number, samples, kept.at, kept.part, kept.flags, times=kept.times)
+                stream = self._append(route, kept.source, reading)
             except ApplianceError:
                 continue
             if stream is not None:
@@ -175,11 +110,29 @@ class Streams:
 
     def add(self, route: RouteConfig, source: str, reading: Reading, ack: Acknowledge) -> None:
         """Hand over a committed reading, in order of its number; acknowledged once the stream keeps up."""
-        self._post(lambda: self._take(route, source, reading, ack))
+        self._post(lambda: self._take(route, source, (reading,), ack))
+
+    def add_all(self, route: RouteConfig, source: str, readings: Sequence[Reading], ack: Acknowledge) -> None:
+        """As `add`, for several at once: acknowledged together."""
+        self._post(lambda: self._take(route, source, readings, ack))
 
     def behind(self, route: RouteConfig, source: str) -> bool:
         """Whether a reading that nobody waits for had better not be taken."""
         return (route.name, source) in self._lagging or len(self._tasks) > _WAITING_MAX
+
+    def counts(self) -> dict[str, tuple[StreamCounts, int]]:
+        """Of each route that had readings since the start: what became of them, and how many sources it has."""
+        streams = list(self._streams)
+        return {
+            name: (msgspec.structs.replace(counts), sum(route == name for route, _ in streams))
+            for name, counts in list(self._counts.items())
+        }
+
+    def _counts_of(self, route: RouteConfig) -> StreamCounts:
+        counts = self._counts.get(route.name)
+        if counts is None:
+            counts = self._counts[route.name] = StreamCounts()
+        return counts
 
     def _post(self, task: Callable[[], None]) -> None:
         """From any thread. The thread is woken once for many tasks: a group commit brings hundreds."""
@@ -211,29 +164,39 @@ class Streams:
         except Exception:
             log.exception("stream_failed")
 
-    def _append(self, route: RouteConfig, source: str, reading: Reading) -> _Stream | None:
+    def _append(self, route: RouteConfig, source: str, reading: Reading) -> Stream | None:
         """None: it has not the channels of its model, which was loaded anew meanwhile; it is kept, but in no window.
 
-        Raises ModelError.
+        Raises ModelError, ConfigError.
         """
         name = route.name, source
         steps = self._window_of(route)
         if reading.samples.shape[1] != len(steps.channels):
+            self._counts_of(route).not_joined += 1
             log.warning("readings_not_joined", route=route.name, source=source, readings=1)
             return None
         stream = self._streams.get(name)
         if stream is None:
-            stream = self._streams[name] = _Stream(route, source, steps, self._starts.get(name))
+            stream = self._streams[name] = Stream(
+                route, source, steps, self._counts_of(route), self._starts.get(name)
+            )
         stream.add(reading)
         if stream.buffer.samples > stream.lag_max:
             self._lagging.add(name)
         return stream
 
-    def _take(self, route: RouteConfig, source: str, reading: Reading, ack: Acknowledge) -> None:
+    def _take(self, route: RouteConfig, source: str, readings: Sequence[Reading], ack: Acknowledge) -> None:
+        counts = self._counts_of(route)
+        counts.readings += len(readings)
+        for reading in readings:
+            counts.samples += len(reading.samples)
+            counts.bytes += _ROW_BYTES + reading.samples.nbytes + len(reading.times or b"")
+        stream = None
         try:
-            stream = self._append(route, source, reading)
+            for reading in readings:
+                stream = self._append(route, source, reading) or stream
         except Exception:
-            ack()  # it is committed, whatever keeps it from its window
+            ack()  # they are committed, whatever keeps them from their window
             raise
         if stream is None:
             ack()
@@ -245,7 +208,7 @@ class Streams:
         if stream.name not in self._again:
             self._advance(stream)
 
-    def _advance(self, stream: _Stream) -> None:
+    def _advance(self, stream: Stream) -> None:
         """Start the inference of the stream's next window, if there is one and none is under way."""
         if stream.busy:
             return
@@ -253,6 +216,8 @@ class Streams:
         window = stream.waiting or stream.buffer.next()
         stream.waiting = None
         if window is None:
+            self._catch_up(stream)
+            self._pass_by(stream)
             return
         suspicion = None
         if self._suspects.watching:
@@ -286,7 +251,7 @@ class Streams:
                 )
             )
 
-    def _start(self, stream: _Stream, window: Window, suspicion: Suspicion | None) -> None:
+    def _start(self, stream: Stream, window: Window, suspicion: Suspicion | None) -> None:
         request, recording = self._request(stream, window, suspicion)
         stream.busy = True
         try:
@@ -299,7 +264,7 @@ class Streams:
             future.add_done_callback(lambda done: self._inferred(stream, window, request, recording, done))
 
     def _request(
-        self, stream: _Stream, window: Window, suspicion: Suspicion | None
+        self, stream: Stream, window: Window, suspicion: Suspicion | None
     ) -> tuple[InferenceRequest, Recording]:
         """A window has the part and the time of its last reading, and the flags of all."""
         covered = stream.covered(window)
@@ -319,15 +284,15 @@ class Streams:
         recording = Recording(
             route=stream.route.name,
             window=(window.last_reading, window.end),
-            cursor=Cursor(stream.route.name, stream.source, *window.next),
+            cursor=stream.cursor_after(window),
             cleared=None if suspicion is None else suspicion.mark,
-            flags=tuple(sorted({flag for reading in covered for flag in reading.flags})),
+            flags=tuple(sorted({*window.flags, *(flag for reading in covered for flag in reading.flags)})),
             must=True,
             done=lambda _: self._post(lambda: self._done(stream, window)),
         )
         return request, recording
 
-    def _wait(self, stream: _Stream, window: Window) -> None:
+    def _wait(self, stream: Stream, window: Window) -> None:
         """Try the same window again in a moment."""
         self._free(stream)
         stream.waiting = window
@@ -335,7 +300,7 @@ class Streams:
 
     def _inferred(
         self,
-        stream: _Stream,
+        stream: Stream,
         window: Window,
         request: InferenceRequest,
         recording: Recording,
@@ -373,28 +338,36 @@ class Streams:
         announced = both(recording.done, when_added(partial(self._announce_letter, letter)))
         self._pipeline.reject(request, error, letter, msgspec.structs.replace(recording, done=announced))
 
-    def _follow_model(self, stream: _Stream) -> None:
+    def _follow_model(self, stream: Stream) -> None:
         """Its model may have been loaded anew, and take other windows now."""
         try:
             steps = self._window_of(stream.route)
-        except ApplianceError:
-            return  # what its windows meet says why
-        if not stream.fits(steps):
+            if stream.fits(steps):
+                return
             left_out = stream.cut(steps)
-            log.warning("windows_changed", route=stream.route.name, source=stream.source, size=stream.size)
-            if left_out:
-                log.warning("readings_not_joined", route=stream.route.name, source=stream.source, readings=left_out)
-            self._catch_up(stream)
+        except ApplianceError:
+            return  # what its windows meet, or the status of its route, says why
+        log.warning("windows_changed", route=stream.route.name, source=stream.source, size=steps.size)
+        if left_out:
+            stream.counts.not_joined += left_out
+            log.warning("readings_not_joined", route=stream.route.name, source=stream.source, readings=left_out)
+        self._catch_up(stream)
 
-    def _done(self, stream: _Stream, window: Window) -> None:
+    def _done(self, stream: Stream, window: Window) -> None:
         self._free(stream)
-        stream.cursor = window.next
-        while stream.readings and stream.readings[0].number < window.next[0]:
-            stream.readings.popleft()
+        stream.counts.windows += 1
+        stream.move_to(stream.cursor_after(window))
         self._catch_up(stream)
         self._advance(stream)
 
-    def _catch_up(self, stream: _Stream) -> None:
+    def _pass_by(self, stream: Stream) -> None:
+        """Tell the store when readings are not needed any more, although they made no window."""
+        cursor = stream.passed()
+        if cursor is not None:
+            stream.move_to(cursor)
+            self._store.submit(Write(cursor=cursor, must=True))
+
+    def _catch_up(self, stream: Stream) -> None:
         """Acknowledge what was held while the stream lagged, once it does no more."""
         if stream.name in self._lagging and stream.buffer.samples <= stream.lag_max:
             self._lagging.discard(stream.name)
@@ -402,7 +375,7 @@ class Streams:
             for ack in held:
                 ack()
 
-    def _free(self, stream: _Stream) -> None:
+    def _free(self, stream: Stream) -> None:
         stream.busy = False
         if self._marked == stream.name:
             self._marked = None
@@ -411,7 +384,7 @@ class Streams:
             self._post(lambda: self._advance(following))
 
 
-def _digest(stream: _Stream, window: Window) -> bytes:
+def _digest(stream: Stream, window: Window) -> bytes:
     """16 bytes that stand for a window of a stream, also after a restart."""
     text = f"{stream.route.name}\0{stream.source}\0{window.last_reading}\0{window.end}"
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

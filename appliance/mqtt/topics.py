@@ -51,6 +51,43 @@ def matches(topic_filter: str, topic: str) -> bool:
     return matched_levels(topic_filter, topic) is not None
 
 
+def covers(allowed: str, wanted: str) -> bool:
+    """Whether every topic that the filter `wanted` matches is matched by the filter `allowed` as well."""
+    have, want = allowed.split("/"), wanted.split("/")
+    if have[0] in ("+", "#") and want[0].startswith("$"):
+        return False
+    for index, level in enumerate(have):
+        if level == "#":
+            return True
+        if index == len(want) or want[index] == "#" or level not in ("+", want[index]):
+            return False
+    return len(have) == len(want)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether there is a topic that both filters match: a broker may send it once, or once for each."""
+    first, second = one.split("/"), other.split("/")
+    for have, want in zip(first, second, strict=False):
+        if "#" in (have, want):
+            return True
+        if "+" not in (have, want) and have != want:
+            return False
+    longer = max(first, second, key=len)
+    shorter = min(len(first), len(second))
+    return len(first) == len(second) or longer[shorter] == "#"
+
+
+def shared_filter(topic_filter: str) -> tuple[str, str] | None:
+    """Group and filter of `$share/<group>/<filter>` (MQTT 5, section 4.8.2), None for any other filter.
+
+    Either may be empty, or the group a wildcard: then it is no valid one.
+    """
+    if not topic_filter.startswith("$share/"):
+        return None
+    group, _, inner = topic_filter.removeprefix("$share/").partition("/")
+    return group, inner
+
+
 class _Node(Generic[V]):
     __slots__ = ("children", "values")
 

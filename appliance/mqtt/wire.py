@@ -16,7 +16,11 @@ from mqtt5 import (
     Packet,
     PubAckPacket,
     PubAckReasonCode,
+    PubCompPacket,
+    PubCompReasonCode,
     PublishPacket,
+    PubRecPacket,
+    PubRecReasonCode,
     QoS,
     SubAckPacket,
     SubAckReasonCode,
@@ -31,13 +35,13 @@ from mqtt5 import read as decode
 from appliance.mqtt.sessions import Delivery, Message, Will
 from appliance.mqtt.topics import valid_topic
 
-CONNECT, PUBLISH, PUBACK, SUBSCRIBE, UNSUBSCRIBE, DISCONNECT = 1, 3, 4, 8, 10, 14
+CONNECT, PUBLISH, PUBACK, PUBREL, SUBSCRIBE, UNSUBSCRIBE, DISCONNECT = 1, 3, 4, 6, 8, 10, 14
 EXPIRY_NEVER = 0xFFFF_FFFF
 
 UNACCEPTABLE_VERSION = b"\x20\x02\x00\x01"
 """The 3.1.1 CONNACK for a protocol that is not spoken here; older and newer clients understand it too."""
 
-_REFUSALS_4 = {0: 0, 0x84: 1, 0x85: 2, 0x88: 3, 0x89: 3, 0x86: 4, 0x87: 5}
+_REFUSALS_4 = {0: 0, 0x84: 1, 0x85: 2, 0x88: 3, 0x89: 3, 0x9F: 3, 0x86: 4, 0x87: 5}
 """Reason code of a CONNACK -> return code of 3.1.1; for others there is none, the connection is just closed."""
 
 
@@ -89,6 +93,8 @@ class Wire(Protocol):
     def connack(self, packet: ConnAckPacket) -> bytes: ...
     def publish(self, delivery: Delivery, packet_id: int | None, *, duplicate: bool, now: float) -> bytes: ...
     def puback(self, packet_id: int, reason: PubAckReasonCode) -> bytes: ...
+    def pubrec(self, packet_id: int, reason: PubRecReasonCode) -> bytes: ...
+    def pubcomp(self, packet_id: int, *, found: bool) -> bytes: ...
     def suback(self, packet_id: int, reasons: list[SubAckReasonCode]) -> bytes: ...
     def unsuback(self, packet_id: int, reasons: list[UnsubAckReasonCode]) -> bytes: ...
     def disconnect(self, reason: DisconnectReasonCode) -> bytes: ...
@@ -130,6 +136,13 @@ class Wire5:
     def puback(self, packet_id: int, reason: PubAckReasonCode) -> bytes:
         return PubAckPacket(packet_id, reason_code=reason).write()
 
+    def pubrec(self, packet_id: int, reason: PubRecReasonCode) -> bytes:
+        return PubRecPacket(packet_id, reason_code=reason).write()
+
+    def pubcomp(self, packet_id: int, *, found: bool) -> bytes:
+        reason = PubCompReasonCode.SUCCESS if found else PubCompReasonCode.PACKET_ID_NOT_FOUND
+        return PubCompPacket(packet_id, reason_code=reason).write()
+
     def suback(self, packet_id: int, reasons: list[SubAckReasonCode]) -> bytes:
         return SubAckPacket(packet_id, reasons).write()
 
@@ -155,7 +168,7 @@ class Wire4:
             return _read(_inserted(frame, at, {at + 2: b"\0"}))
         if kind == CONNECT:
             return _read(_connect_as_5(frame, at))
-        if (kind == PUBACK and len(frame) != 4) or (kind == DISCONNECT and len(frame) != 2):
+        if (kind in (PUBACK, PUBREL) and len(frame) != 4) or (kind == DISCONNECT and len(frame) != 2):
             raise malformed()
         return _read(frame)
 
@@ -171,6 +184,12 @@ class Wire4:
 
     def puback(self, packet_id: int, reason: PubAckReasonCode) -> bytes:
         return PubAckPacket(packet_id).write()
+
+    def pubrec(self, packet_id: int, reason: PubRecReasonCode) -> bytes:
+        return PubRecPacket(packet_id).write()
+
+    def pubcomp(self, packet_id: int, *, found: bool) -> bytes:
+        return PubCompPacket(packet_id).write()
 
     def suback(self, packet_id: int, reasons: list[SubAckReasonCode]) -> bytes:
         return _frame(0x90, packet_id.to_bytes(2, "big"), bytes(min(int(reason), 0x80) for reason in reasons))
@@ -200,7 +219,7 @@ def message_of(packet: PublishPacket, now: float) -> Message:
 
 
 def will_of(will: WillOnWire) -> Will:
-    """The will in a CONNECT; QoS 2 becomes 1, the highest there is here."""
+    """The will in a CONNECT; QoS 2 becomes 1, the highest that is sent to subscribers."""
     message = Message(
         topic=will.topic,
         payload=will.payload or b"",

@@ -8,14 +8,10 @@ it asks the server, a second attempt included, ends within `timeout_s` of the en
 from __future__ import annotations
 
 import http.client
-import io
 import json
-import socket
 import ssl
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +28,7 @@ from appliance.core.tensors import Array, TensorSpec
 from appliance.errors import DTypeError, InferenceError, InputError, ModelLoadError, RemoteUnavailable
 from appliance.runtimes import Infer
 from appliance.runtimes.row_by_row import free_rows, row_by_row
+from appliance.timed import CallTime, connect
 
 RETRY_S = 1.0
 """How long nobody tries again after a server was found to be away."""
@@ -221,66 +218,6 @@ class _Endpoint:
         return RemoteUnavailable(self.away)
 
 
-class _Time:
-    """What is left to a call."""
-
-    def __init__(self, whole_s: float) -> None:
-        self.whole_s = whole_s
-        self._ends_at = time.monotonic() + whole_s
-
-    def start(self) -> None:
-        self._ends_at = time.monotonic() + self.whole_s
-
-    def left_s(self) -> float:
-        """Raises TimeoutError when it is over."""
-        left_s = self._ends_at - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        return left_s
-
-
-class _Socket:
-    """What `http.client` uses of a socket; each step may take what is left of the call's time."""
-
-    def __init__(self, inner: socket.socket, time_of_call: _Time) -> None:
-        self._inner = inner
-        self._time = time_of_call
-
-    def ready(self) -> socket.socket:
-        self._inner.settimeout(self._time.left_s())
-        return self._inner
-
-    def sendall(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self.ready().send(rest) :]
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_File(self, self._inner.makefile("rb", 0)))
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-class _File(io.RawIOBase):
-    """The reading end of a `_Socket`; the socket stays open for as long as this does."""
-
-    def __init__(self, over: _Socket, inner: socket.SocketIO) -> None:
-        self._over = over
-        self._inner = inner
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._over.ready()
-        return self._inner.readinto(buffer)
-
-    def close(self) -> None:
-        self._inner.close()
-        super().close()
-
-
 class _Connection:
     """One kept connection, used by one thread at a time."""
 
@@ -289,7 +226,7 @@ class _Connection:
         self._endpoint = endpoint
         self._host, self._base = url.hostname or "", url.path.rstrip("/")
         self._port = url.port or (80 if endpoint.tls is None else 443)
-        self._time = _Time(endpoint.config.timeout_s)
+        self._time = CallTime(endpoint.config.timeout_s)
         self._http: http.client.HTTPConnection | None = None
         self._headers: dict[str, str] = {}
 
@@ -389,34 +326,9 @@ class _Connection:
         )
         # It would open another socket in place of a closed one, without a time limit.
         connection.auto_open = 0
-        inner = self._open()
-        try:
-            if tls is not None:
-                inner.settimeout(self._time.left_s())
-                inner = tls.wrap_socket(inner, server_hostname=self._host)
-        except BaseException:
-            inner.close()
-            raise
-        connection.sock = _Socket(inner, self._time)
+        connection.sock = connect(self._host, self._port, tls, self._time)
         opened: http.client.HTTPConnection = connection
         return opened
-
-    def _open(self) -> socket.socket:
-        """The first address that answers; one that is silent leaves time for the others."""
-        addresses = _addresses(self._host, self._port, self._time.left_s())
-        for index, (family, kind, number, _, address) in enumerate(addresses):
-            inner = socket.socket(family, kind, number)
-            try:
-                inner.settimeout(self._time.left_s() / (len(addresses) - index))
-                inner.connect(address)
-                inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError:
-                inner.close()
-                if index == len(addresses) - 1:
-                    raise
-            else:
-                return inner
-        raise OSError(f"{self._host} has no address")
 
 
 def load_remote(manifest: ModelManifest, variant: Variant, endpoints: Mapping[str, EndpointConfig]) -> RemoteLoaded:
@@ -450,20 +362,6 @@ def prove(name: str, config: EndpointConfig) -> None:
         connection.ask("GET", "/v2/health/ready")
     finally:
         connection.close()
-
-
-def _addresses(host: str, port: int, timeout_s: float) -> list[Any]:
-    """As `socket.getaddrinfo`, which knows no time limit: a thread of its own asks it."""
-    found: Future[list[Any]] = Future()
-
-    def look_up() -> None:
-        try:
-            found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
-            found.set_exception(OSError(str(error)))
-
-    threading.Thread(target=look_up, name="look-up", daemon=True).start()
-    return found.result(timeout_s)
 
 
 def _tls(name: str, endpoint: EndpointConfig) -> ssl.SSLContext | None:

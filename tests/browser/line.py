@@ -69,8 +69,8 @@ class Line(Box):
 
 
 @contextmanager
-def running_line(folder: Path) -> Iterator[Line]:
-    """A ready box with the shipped models; ended on leaving."""
+def running_line(folder: Path, **changes: Any) -> Iterator[Line]:
+    """A ready box with the shipped models; `changes` as in `write_config`. Ended on leaving."""
     config = write_config(
         folder,
         shipped_models_dir(),
@@ -80,6 +80,7 @@ def running_line(folder: Path) -> Iterator[Line]:
             {"name": "pictures", "topic": "in/surface/+", "model": "surface"},
             {"name": "windows", "topic": "in/bearing/+", "model": "bearing"},
         ],
+        **changes,
     )
     line = Line(config)
     try:

@@ -1,12 +1,12 @@
-"""kill -9 at random moments of three QoS 1 streams: nothing acknowledged is lost, nothing is doubled.
+"""kill -9 at random moments of four QoS 1 streams: nothing acknowledged is lost, nothing is doubled.
 
-Readings and pictures with the publisher's key, and readings without one in a session that lasts.
+Readings and pictures with the publisher's key, and readings without one in a session that lasts, on the listener and
+through a site broker.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +17,14 @@ import numpy.typing as npt
 import pytest
 
 from tests.support.box import Box, write_config
+from tests.support.faults import Tally, tally, times
 from tests.support.models import WINDOW_SIZE, encode
-from tests.support.mqtt import Device
+from tests.support.mqtt import Device, Mosquitto, mosquitto
 from tests.support.records import query, readings, results, window_ends
 from tests.support.routes import ROUTES, write_models
 from tests.support.wait import until
 
-KILLS = int(os.environ.get("KILLS", "20"))
+KILLS = times(30, 1000)
 WAIT_S = 60.0
 AHEAD = 30
 """Messages that a publisher has on their way at once."""
@@ -71,6 +72,10 @@ def publish_bare(device: Device, number: int) -> int:
     return device.publish("plc/bare/wave", f"[{number}, 0, 0]")
 
 
+def publish_far(device: Device, number: int) -> int:
+    return device.publish("plc/far/wave", f"[{number}, 0, 0]")
+
+
 def brightness(number: int) -> int:
     return 100 + number % 150
 
@@ -80,30 +85,44 @@ def value(number: int) -> float:
 
 
 class Outcome:
-    def __init__(self, box: Box, plc: Publisher, camera: Publisher, bare: Publisher) -> None:
+    def __init__(self, box: Box, plc: Publisher, camera: Publisher, bare: Publisher, far: Publisher) -> None:
         self.data_dir = box.data_dir
         self.plc = plc
         self.camera = camera
         self.bare = bare
+        self.far = far
+        self.tally: Tally = tally("kill -9 under load", KILLS)
 
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
-    """Three publishers, a box that is killed KILLS times under their hands, and all in peace at the end."""
+    """Four publishers, a box that is killed KILLS times under their hands, and all in peace at the end."""
     folder: Path = tmp_path_factory.mktemp("kill")
+    with mosquitto(folder / "broker") as broker:
+        yield from _kill_again_and_again(folder, broker)
+
+
+def _kill_again_and_again(folder: Path, broker: Mosquitto) -> Iterator[Outcome]:
     moments = random.Random(20)
-    box = Box(write_config(folder, write_models(folder / "models"), routes=ROUTES, log_level="warning"))
+    at = {"host": "127.0.0.1", "port": broker.port, "reconnect_s_max": 1.0}
+    config = write_config(folder, write_models(folder / "models"), routes=ROUTES, log_level="warning", broker=at)
+    box = Box(config)
     plc = Publisher(box.mqtt_port, "plc", publish_reading)
     camera = Publisher(box.mqtt_port, "camera", publish_picture)
     bare = Publisher(box.mqtt_port, "bare", publish_bare)
-    publishers = (plc, camera, bare)
+    far = Publisher(broker.port, "far", publish_far)
+    near = (plc, camera, bare)
+    publishers = (*near, far)
+    outcome = Outcome(box, plc, camera, bare, far)
     try:
         box.start(ready=False)
+        subscribed = "SELECT 1 FROM sessions WHERE client LIKE 'broker %'"
+        until(lambda: query(box.data_dir, subscribed), WAIT_S, "the subscriptions at the broker")
         for publisher in publishers:
             publisher.device.connect()
         for _ in range(KILLS):
             # Now and then the camera decides, so that the moment falls into an inference.
-            who = moments.choice(publishers)
+            who = moments.choice(near)
             enough = len(who.acknowledged()) + moments.randint(1, 150)
 
             def reached(who: Publisher = who, enough: int = enough) -> bool:
@@ -114,6 +133,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
             until(reached, WAIT_S, "the publishers going on")
             box.kill()
             box.start(ready=False)
+            outcome.tally.step()
         for publisher in publishers:
             until(publisher.in_peace, WAIT_S, "every number being acknowledged")
         windows = (plc.sent // WINDOW_SIZE, bare.sent // WINDOW_SIZE)
@@ -122,7 +142,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
             WAIT_S,
             "the last windows",
         )
-        yield Outcome(box, plc, camera, bare)
+        until(lambda: len(readings(box.data_dir, "far")) >= far.sent, WAIT_S, "what came through the broker")
+        yield outcome
     finally:
         for publisher in publishers:
             publisher.device.close()
@@ -133,15 +154,19 @@ def test_every_acknowledged_reading_is_there_once(outcome: Outcome) -> None:
     found = query(outcome.data_dir, "SELECT key FROM readings WHERE source = 'plc' ORDER BY id")
     keys = [int(key) for (key,) in found]
     assert set(keys) >= outcome.plc.acknowledged()
+    outcome.tally.compare(range(outcome.plc.sent), keys)
     assert sorted(keys) == list(range(outcome.plc.sent))
     samples = [float(each[0, 0]) for each in readings(outcome.data_dir, "plc")]
     assert samples == pytest.approx([value(number) for number in keys])
 
 
-def test_every_acknowledged_reading_without_a_key_is_there_once(outcome: Outcome) -> None:
-    numbers = [int(each[0, 0]) for each in readings(outcome.data_dir, "bare")]
-    assert set(numbers) >= outcome.bare.acknowledged()
-    assert sorted(numbers) == list(range(outcome.bare.sent))
+@pytest.mark.parametrize("source", ["bare", "far"])
+def test_every_acknowledged_reading_without_a_key_is_there_once(outcome: Outcome, source: str) -> None:
+    publisher: Publisher = getattr(outcome, source)
+    numbers = [int(each[0, 0]) for each in readings(outcome.data_dir, source)]
+    outcome.tally.compare(range(publisher.sent), numbers)
+    assert set(numbers) >= publisher.acknowledged()
+    assert sorted(numbers) == list(range(publisher.sent))
     assert query(outcome.data_dir, "SELECT count(*) FROM readings WHERE flags IS NOT NULL") == [(0,)]
 
 
@@ -163,6 +188,7 @@ def test_every_acknowledged_picture_has_one_result(outcome: Outcome) -> None:
     found = results(outcome.data_dir, "cell")
     numbers = sorted(int(result["part"]) for result in found)
     assert set(numbers) >= outcome.camera.acknowledged()
+    outcome.tally.compare(range(outcome.camera.sent), numbers)
     assert numbers == list(range(outcome.camera.sent))
     assert all(expected(result) for result in found if not refused(result))
 

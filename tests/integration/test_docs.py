@@ -44,6 +44,9 @@ OF_WINDOWS: dict[str, dict[str, Any]] = {
         "headers": {"Content-Type": "text/csv"},
     },
 }
+PLANT = dict.fromkeys(("alarms", "recipes", "triggers", "beat"))
+"""What the handlers of the plant's job ask for."""
+
 REFUSED = {"predictTable", "predictWav"}
 """No shipped model takes these: a table, or samples at a rate of sound."""
 
@@ -143,7 +146,7 @@ def test_every_example_is_as_its_schema_says() -> None:
 def test_every_handler_of_the_box_is_documented() -> None:
     """Of the doors that are applications of their own, where they begin is all that can be seen from outside."""
     nothing = cast(Any, None)
-    app = create_app(HttpConfig(), nothing, nothing, nothing, nothing, nothing, Path("results.db"))
+    app = create_app(HttpConfig(), nothing, nothing, nothing, nothing, nothing, Path("results.db"), PLANT)
     documented = {call.path.replace("{id}", "{number:int}").replace("{source}", "{source:str}") for call in CALLS}
     undocumented = {route.path for route in app.rest.routes} - documented
     assert {path for path in undocumented if not path.startswith("/hmi")} == {"/", "/docs", "/favicon.ico"}
@@ -283,7 +286,7 @@ def test_box_publishes_what_asyncapi_says(box: Box, asyncapi: dict[str, Any]) ->
         client.send("in/surface/camera-3", PICTURE, user={"part": "P-9"})
         client.send("in/surface/camera-3", b"not a picture")
         client.send("in/bearing/press-1", {"values": WINDOW, "part": "B-1"})
-        until(lambda: len({message.topic for message in client.messages}) == 4, 20, "four topics")
+        until(lambda: len({message.topic for message in client.messages}) == 5, 20, "five topics")
         heard = list(client.messages)
     for message in heard:
         name = channel_of(message.topic, asyncapi)
@@ -293,9 +296,9 @@ def test_box_publishes_what_asyncapi_says(box: Box, asyncapi: dict[str, Any]) ->
             each for each in asyncapi["operations"].values() if each["channel"]["$ref"] == f"#/channels/{name}"
         )
         assert message.qos == operation["bindings"]["mqtt"]["qos"]
-        assert bool(operation["bindings"]["mqtt"]["retain"]) == (name == "status")
+        assert bool(operation["bindings"]["mqtt"]["retain"]) == (name in ("status", "alarms"))
         said.add(name)
-    assert said == {"status", "results", "deadletter"}
+    assert said == {"status", "alarms", "results", "deadletter"}
 
 
 @pytest.mark.parametrize("name", ["oneSample", "samples", "byChannel"])

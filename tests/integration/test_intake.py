@@ -411,10 +411,10 @@ def test_receipts_are_kept_only_for_sessions_that_last(box: Box, plc: Device) ->
     lasting = RawClient(box.mqtt_port, "lasting")
     lasting.publish(1, "plc/lasting/wave", [1, 2, 3])
     lasting.acknowledged()
-    assert query(box.data_dir, "SELECT count(*) FROM receipts WHERE client = 'lasting'") == [(1,)]
+    assert query(box.data_dir, "SELECT count(*) FROM receipt_rows WHERE client = 'lasting'") == [(1,)]
     lasting.vanish()
     RawClient(box.mqtt_port, "lasting", clean=True).vanish()
-    known = "SELECT DISTINCT client FROM receipts"
+    known = "SELECT DISTINCT client FROM receipt_rows"
     until(lambda: ("lasting",) not in query(box.data_dir, known), WAIT_S, "the end of the session's receipts")
     sessions = {client for (client,) in query(box.data_dir, "SELECT client FROM sessions")}
     assert {client for (client,) in query(box.data_dir, known)} <= sessions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +13,10 @@ import httpx
 import pytest
 
 from tests.support.box import Box, running_box
+from tests.support.faults import times
 from tests.support.models import picture, sha256, write_model
 
-RELOADS = int(os.environ.get("RELOADS", "40"))
+RELOADS = times(40, 1000)
 GROWTH_BYTES_MAX = 40 << 20
 """How much the process may grow over all reloads: a leak of one model each time would be far more."""
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from appliance import timed
 from appliance.config import EndpointConfig
 from appliance.core import oip
 from appliance.core.manifest import ModelManifest, RemoteModel, TensorPreprocess, Variant
 from appliance.core.tensors import Array, TensorSpec
 from appliance.errors import RemoteUnavailable
-from appliance.runtimes import remote
 from appliance.runtimes.remote import RemoteLoaded, load_remote
 
 TIMEOUT_S = 0.2
@@ -111,14 +111,14 @@ class Watched:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left: list[float] = []
-        real = remote._Time.left_s
+        real = timed.CallTime.left_s
 
         def left_s(of_call: Any) -> float:
             left = real(of_call)
             self.left.append(left)
             return left
 
-        monkeypatch.setattr(remote._Time, "left_s", left_s)
+        monkeypatch.setattr(timed.CallTime, "left_s", left_s)
 
 
 @pytest.mark.parametrize(

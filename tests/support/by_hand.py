@@ -78,7 +78,7 @@ class StoreByHand:
     def submit(self, write: Write) -> None:
         self.writes.append(write)
         if write.done is not None:
-            write.done(Written(reading_id=None if write.reading is None else next(self._numbers)))
+            write.done(Written(reading_ids=tuple(next(self._numbers) for _ in write.readings)))
 
     def cursors(self) -> tuple[Cursor, ...]:
         return self._cursors

@@ -182,9 +182,12 @@ class RawClient:
 
 
 class Mosquitto:
-    """A real broker with a folder of its own; what it has acknowledged is saved at once, as far as it can."""
+    """A real broker with a folder of its own; what it has acknowledged is saved at once, as far as it can.
 
-    def __init__(self, folder: Path, *extra: str) -> None:
+    queue_max: messages that wait for a client; None leaves that to `extra`, further lines of its configuration.
+    """
+
+    def __init__(self, folder: Path, *extra: str, queue_max: int | None = 100_000) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self._database = folder / "mosquitto.db"
@@ -195,10 +198,12 @@ class Mosquitto:
             "allow_anonymous true",
             "persistence true",
             f"persistence_location {folder}/",
-            "autosave_on_changes true",
-            "autosave_interval 1",
-            "max_queued_messages 100000",
             "user root",
+            *(
+                ()
+                if queue_max is None
+                else ("autosave_on_changes true", "autosave_interval 1", f"max_queued_messages {queue_max}")
+            ),
             *extra,
         )
         self._config.write_text("\n".join(lines) + "\n")

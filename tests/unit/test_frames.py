@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -78,33 +77,42 @@ def test_segment_that_cannot_be_begun_leaves_the_old_one_in_use(tmp_path: Path) 
     frames.close()
 
 
-def test_old_segments_are_dropped_but_never_the_current_one(tmp_path: Path) -> None:
+def test_segments_are_dropped_whole_but_never_the_current_one(tmp_path: Path) -> None:
     frames = Frames(tmp_path / "frames", 100)
     places = [frames.append(bytes(60)) for _ in range(3)]
     frames.sync()
-    for place in places:
-        os.utime(tmp_path / "frames" / f"{place.segment:08d}.seg", (1000, 1000))
-    assert frames.drop_older(2000) == 2
+    assert frames.size == 180
+    assert frames.drop([1, 2, 3]) == 2
     assert [frames.has(place.segment) for place in places] == [False, False, True]
     assert [frames.read(place) for place in places] == [None, None, bytes(60)]
-    frames.close()
-
-
-def test_young_segments_stay(tmp_path: Path) -> None:
-    frames = Frames(tmp_path / "frames", 100)
-    for _ in range(3):
-        frames.append(bytes(60))
-    assert frames.drop_older(1000) == 0
+    assert frames.size == 60
     frames.close()
 
 
 def test_segment_that_somebody_removed_does_not_stop_the_others_from_being_dropped(tmp_path: Path) -> None:
     frames = Frames(tmp_path / "frames", 100)
     places = [frames.append(bytes(60)) for _ in range(3)]
-    os.utime(tmp_path / "frames" / "00000002.seg", (1000, 1000))
     (tmp_path / "frames" / "00000001.seg").unlink()
-    assert frames.drop_older(2000) == 2
+    assert frames.drop(frames.numbers) == 2
     assert frames.has(places[2].segment)
+    frames.close()
+
+
+def test_number_of_a_segment_that_is_gone_never_comes_again(tmp_path: Path) -> None:
+    frames = Frames(tmp_path / "frames", 100, after=7)
+    assert frames.append(b"x").segment == 8
+    frames.roll()
+    assert frames.append(b"y").segment == 9
+    frames.close()
+
+
+def test_blanked_frame_is_zeros_on_the_disk_and_its_neighbours_stay(tmp_path: Path) -> None:
+    frames = Frames(tmp_path / "frames", 1000)
+    places = [frames.append(word) for word in (b"before", b"secret", b"after")]
+    frames.sync()
+    gone = Location(9, 0, 5)
+    assert frames.blank([places[1], gone]) == 1
+    assert (tmp_path / "frames" / "00000001.seg").read_bytes() == b"before" + bytes(6) + b"after"
     frames.close()
 
 

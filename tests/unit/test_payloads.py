@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.config import RouteConfig
+from appliance.core.manifest import WindowPreprocess
 from appliance.core.protocol import Part
 from appliance.errors import (
     ApplianceError,
@@ -22,7 +23,8 @@ from appliance.errors import (
     ValueRangeError,
 )
 from appliance.mqtt.message import InboundMessage
-from appliance.mqtt.payloads import KEY_MAX, parse_input, parse_readings, part_of
+from appliance.mqtt.payloads import KEY_MAX, parse_input, part_of
+from appliance.mqtt.readings import Reader, Readings
 
 XYZ = ("x", "y", "z")
 ROW = [[1.0, 2.0, 3.0]]
@@ -39,6 +41,11 @@ def make_message(payload: object, user: Mapping[str, str] | None = None) -> Inbo
     return InboundMessage(
         client="client", topic="in/a", payload=body, qos=1, user_properties=tuple((user or {}).items())
     )
+
+
+def parse_readings(message: InboundMessage, route: RouteConfig, channels: tuple[str, ...]) -> Readings:
+    steps = WindowPreprocess(channels=channels, unit="g", rate_hz=1000.0, size=4)
+    return Reader(route, steps).read(message, "source", 1e9)
 
 
 def values_of(payload: object, channels: tuple[str, ...] = XYZ, **route: object) -> list[list[float]]:

@@ -3,11 +3,9 @@ from collections.abc import Callable
 import pytest
 
 from appliance.config import ListenerConfig
-from appliance.mqtt import exchange as exchange_module
-from appliance.mqtt import sessions as sessions_module
 from appliance.mqtt.exchange import Exchange
 from appliance.mqtt.message import InboundMessage
-from appliance.mqtt.sessions import Delivery, Message, SavedSession, Session, Subscription, Will
+from appliance.mqtt.sessions import Budget, Delivery, Message, SavedSession, Session, Subscription, Will
 
 
 class FakeLink:
@@ -19,6 +17,7 @@ class FakeLink:
         self.got: list[tuple[int | None, Delivery, bool]] = []
         self.was_taken_over = False
         self.on_taken_over: Callable[[], None] = lambda: None
+        self.answers: list[tuple[str, int]] = []
 
     def pump(self) -> None:
         while not self.stuck and self.session is not None and (taken := self.session.take(10)) is not None:
@@ -27,6 +26,12 @@ class FakeLink:
     def taken_over(self) -> None:
         self.was_taken_over = True
         self.on_taken_over()
+
+    def received(self, packet_id: int) -> None:
+        self.answers.append(("received", packet_id))
+
+    def released(self, packet_id: int, found: bool) -> None:
+        self.answers.append(("released" if found else "unknown", packet_id))
 
     @property
     def topics(self) -> list[str]:
@@ -56,15 +61,29 @@ class Box:
 
     def subscribe(self, session: Session, topic_filter: str, *, retained: bool = True, **changes: object) -> None:
         subscription = Subscription(topic_filter=topic_filter, **{"qos": 1, **changes})  # type: ignore[arg-type]
-        self.exchange.subscribe(session, subscription, 0.0, retained=retained)
+        self.exchange.subscribe(session, subscription)
+        if retained:
+            self.exchange.offer_retained(session, subscription, 0.0)
+        self.exchange.keep(session)
+
+    def unsubscribe(self, session: Session, topic_filter: str) -> None:
+        self.exchange.unsubscribe(session, topic_filter)
+        self.exchange.keep(session)
 
 
 def make_delivery(number: int = 0, qos: int = 1, size: int = 0) -> Delivery:
     return Delivery(Message(topic=f"t/{number}", payload=bytes(size), qos=qos), qos)
 
 
-def make_session(waiting_max: int = 3) -> Session:
-    session = Session("client", 5, expiry_s=10, waiting_max=waiting_max)
+def make_session(waiting_max: int = 3, bytes_max: int = 1 << 20, budget: Budget | None = None) -> Session:
+    session = Session(
+        "client",
+        5,
+        expiry_s=10,
+        waiting_max=waiting_max,
+        bytes_max=bytes_max,
+        budget=budget or Budget(1 << 20),
+    )
     session.link = FakeLink()
     return session
 
@@ -76,9 +95,8 @@ def test_the_oldest_waiting_message_gives_way_and_is_counted() -> None:
     assert [one and one[1].message.topic for one in taken] == ["t/2", "t/3", "t/4", None]
 
 
-def test_waiting_messages_are_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions_module, "WAITING_BYTES_MAX", 100)
-    session = make_session(waiting_max=1000)
+def test_waiting_messages_are_bounded_in_bytes_too() -> None:
+    session = make_session(waiting_max=1000, bytes_max=100)
     assert sum(session.offer(make_delivery(number, size=40)) for number in range(10)) == 8
     assert session.offer(make_delivery(size=1000)) == 2
     taken = session.take(1)
@@ -212,9 +230,8 @@ def test_an_empty_retained_message_clears_the_topic() -> None:
     assert box.exchange.retained == 0
 
 
-def test_retained_messages_are_bounded_in_number_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange_module, "RETAINED_BYTES_MAX", 10)
-    box = Box(retained_max=2)
+def test_retained_messages_are_bounded_in_number_and_bytes() -> None:
+    box = Box(retained_max=2, retained_bytes_max=12)
     for topic in ("a", "b", "c"):
         box.exchange.publish(Message(topic=topic, payload=b"1234", retain=True), "plc")
     assert (box.exchange.retained, box.exchange.counters.dropped) == (2, 1)
@@ -342,8 +359,8 @@ def test_a_lasting_session_is_saved_when_it_changes_and_only_then() -> None:
     _, session, _ = box.connect("hmi")
     box.subscribe(session, "a")
     box.subscribe(session, "a")
-    box.exchange.unsubscribe(session, "a")
-    box.exchange.unsubscribe(session, "never")
+    box.unsubscribe(session, "a")
+    box.unsubscribe(session, "never")
     box.exchange.leave(session, None, 1.0)
     assert [len(one.subscriptions) for one in box.saved] == [0, 1, 0, 0]
     assert [one.expires_at is None for one in box.saved] == [True, True, True, False]

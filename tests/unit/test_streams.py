@@ -15,7 +15,8 @@ from appliance.config import RouteConfig
 from appliance.core.manifest import WindowPreprocess
 from appliance.core.protocol import Part
 from appliance.errors import ApplianceError, Expired, ModelNotReady, Overloaded
-from appliance.mqtt.streams import Reading, Streams
+from appliance.mqtt.stream import Reading
+from appliance.mqtt.streams import Streams
 from tests.support.by_hand import PipelineByHand, Run, StoreByHand
 from tests.support.wait import until
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from appliance.history import ResultFilter
+from appliance.http.alarms import AlarmOptions
 from appliance.http.openapi.paths import (
     ANY,
     ANY_OBJECT,
@@ -38,6 +39,7 @@ TAGS = {
     "Results": "What was judged, newest first, with its pictures.",
     "Sources": "Who sends, and the last answer of each for a screen that can only poll.",
     "Box": "The box as a whole, and its stream of events.",
+    "Plant": "What is wrong and what to do; which recipe runs, and who changed it.",
     "Documents": "This description.",
 }
 
@@ -93,6 +95,7 @@ def add_to(paths: Paths) -> None:
     _results(paths)
     _sources(paths)
     _box(paths)
+    _plant(paths)
     _documents(paths)
 
 
@@ -213,6 +216,20 @@ def _results(paths: Paths) -> None:
             for name, schema in filters.items()
         ),
     )
+    paths.add(
+        "Results",
+        "delete",
+        "/v1/results",
+        "eraseResults",
+        "Erase what a source gave in a stretch of time, for good",
+        ref("Erased"),
+        about="Results, pictures and readings; and the payloads of unusable messages that came in that time.",
+        parameters=(
+            {**in_query("source", TEXT, "whose", "camera-1"), "required": True},
+            {**in_query("from", TEXT, "ISO 8601, or seconds since 1970", "2026-07-01T06:00:00Z"), "required": True},
+            {**in_query("to", TEXT, "the end, not included", "2026-07-01T14:00:00Z"), "required": True},
+        ),
+    )
     number = in_path("id", 1, {"type": "integer", "format": "int64", "minimum": 0})
     paths.add("Results", "get", "/v1/results/{id}", "getResult", "One result", ref("Result"), parameters=(number,))
     paths.add(
@@ -270,6 +287,43 @@ def _box(paths: Paths) -> None:
         about="`status` events carry what `/v1/status` answers, at once and every two seconds. The last result of each "
         'source comes as `latest`, each new one as `result`: `{"result": ..., "trace": ...}`, where the trace is the '
         "curve of a window or null. A client that is too slow misses results; it can list them.",
+    )
+
+
+def _plant(paths: Paths) -> None:
+    rows = {"type": "integer", "minimum": 0, "maximum": 500, "default": AlarmOptions().limit}
+    paths.add(
+        "Plant",
+        "get",
+        "/v1/alarms",
+        "listAlarms",
+        "What is wrong now, and what was",
+        ref("AlarmReport"),
+        about="Each says in one line what is wrong and what to do. It goes by itself when it is over. The active ones "
+        "are in `/v1/status` as well, and at `appliance/<device>/alarms` over MQTT.",
+        parameters=(in_query("limit", rows, "rows of history", 10),),
+    )
+    paths.add("Plant", "get", "/v1/recipe", "getRecipe", "What runs, and what can run", ref("RecipeReport"))
+    paths.add(
+        "Plant",
+        "put",
+        "/v1/recipe",
+        "changeRecipe",
+        "Let a recipe run, on the box or on one source",
+        ref("RecipeChange"),
+        about="It counts from its commit on, which the answer waits for, and survives a restart. Results that bring no "
+        "recipe of their own carry it. `null` is for none; on a source, for that of the box.",
+        body=content("application/json", ref("RecipeOrder"), none={"recipe": None, "by": "Anna"}),
+    )
+    rows = {**rows, "minimum": 1}
+    paths.add(
+        "Plant",
+        "get",
+        "/v1/recipe/changes",
+        "listRecipeChanges",
+        "Who changed the recipe, when and from where",
+        ref("RecipeChanges"),
+        parameters=(in_query("limit", rows, "the newest so many", 10),),
     )
 
 

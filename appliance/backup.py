@@ -1,0 +1,206 @@
+"""A copy of what a box knows, made while it runs, and put back into a box that is stopped.
+
+A backup is a folder: `results.db` as it was at one moment, the segments in `frames/` when they were asked for, and
+`backup.json` with the SHA-256 of each file. Models, keys and the configuration are not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from appliance import __version__, disk, opening, schema
+from appliance.config import StoreConfig
+from appliance.errors import BackupError
+
+_PAGES = 1000
+_LIST = "backup.json"
+_IDS_AHEAD = 1_000_000
+"""Results that may have been told since the backup was made: their numbers do not come again."""
+
+
+class Contents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`backup.json`. at: seconds since 1970. files: path in the folder -> SHA-256. images: whether they are in it."""
+
+    at: float
+    version: str
+    images: bool
+    files: dict[str, str]
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """results: in the backup. aside: where what was there before is now, None when nothing was."""
+
+    results: int
+    images: bool
+    at: float
+    aside: str | None
+
+
+def back_up(
+    data_dir: Path, target: Path, *, images: bool, now: float, progress: Callable[[int, int], None] = lambda *_: None
+) -> Contents:
+    """Copy the box's data into `target`, a folder that does not exist or is empty. progress: pages left, of how many.
+
+    The copy is of one moment, and the box goes on writing; its log grows for as long as this takes. Raises BackupError.
+    """
+    database = data_dir / opening.NAME
+    if not database.exists():
+        raise BackupError(f"{data_dir} has no {opening.NAME}; give --data-dir the folder of the box")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise BackupError(f"{target} is there already; give a folder that is new or empty")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        needed = database.stat().st_size + (_frames_bytes(data_dir) if images else 0)
+        if disk.free_bytes(target) < needed:
+            raise BackupError(f"{target} needs {needed >> 20} MiB and has {disk.free_bytes(target) >> 20}; make room")
+        files: dict[str, str] = {}
+        with closing(schema.open_reader(database)) as reader:
+            # While this transaction is open the copy sees one moment, and what is written meanwhile begins no restart.
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            with closing(sqlite3.connect(target / opening.NAME)) as copy:
+                reader.backup(copy, pages=_PAGES, progress=lambda _, left, total: progress(left, total))
+                copy.execute("PRAGMA journal_mode = DELETE")
+        files[opening.NAME] = _synced_digest(target / opening.NAME)
+        if images:
+            (target / "frames").mkdir()
+            for segment in sorted((data_dir / "frames").glob("*.seg")):
+                copied = target / "frames" / segment.name
+                try:
+                    shutil.copyfile(segment, copied)
+                except FileNotFoundError:
+                    continue  # it went past its retention just now
+                files[f"frames/{segment.name}"] = _synced_digest(copied)
+        contents = Contents(now, __version__, images, files)
+        (target / _LIST).write_bytes(msgspec.json.format(msgspec.json.encode(contents)))
+        _synced_digest(target / _LIST)
+        _sync_folder(target)
+    except sqlite3.Error as error:
+        raise BackupError(f"{database}: {error}; the backup in {target} is not complete") from error
+    except OSError as error:
+        raise BackupError(f"{error.filename or target}: {error.strerror}; the backup is not complete") from error
+    return contents
+
+
+def restore(source: Path, data_dir: Path, config: StoreConfig) -> Restored:
+    """Put a backup in the place of what `data_dir` holds, which is moved aside. The box must be stopped.
+
+    Everything is verified before anything is changed. Numbers of results go on above all that may have been told.
+    Raises BackupError for a backup that is not whole or is of a newer appliance, DataDirError when the box runs.
+    """
+    contents = _verified(source)
+    lock = opening.lock(data_dir, config)
+    try:
+        needed = sum((source / name).stat().st_size for name in contents.files)
+        if disk.free_bytes(data_dir) < needed:
+            raise BackupError(f"{data_dir} needs {needed >> 20} MiB more; make room on its disk")
+        coming = data_dir / "restoring"
+        shutil.rmtree(coming, ignore_errors=True)
+        (coming / "frames").mkdir(parents=True)
+        for name, digest in contents.files.items():
+            shutil.copyfile(source / name, coming / name)
+            if _synced_digest(coming / name) != digest:
+                raise BackupError(f"{source / name} changed while it was read; try again")
+        results = _prepare(coming / opening.NAME, data_dir / opening.NAME)
+        aside = _swap(coming, data_dir)
+    except sqlite3.Error as error:
+        raise BackupError(f"{source}: {error}; nothing was changed") from error
+    except OSError as error:
+        raise BackupError(f"{error.filename or data_dir}: {error.strerror}; free or replace the disk") from error
+    finally:
+        os.close(lock)
+    return Restored(results, contents.images, contents.at, None if aside is None else aside.name)
+
+
+def _verified(source: Path) -> Contents:
+    try:
+        contents = msgspec.json.decode((source / _LIST).read_bytes(), type=Contents)
+    except (OSError, msgspec.DecodeError) as error:
+        raise BackupError(f"{source} is no backup ({error}); give the folder that `appliance backup` made") from error
+    for name, digest in contents.files.items():
+        path = source / name
+        if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file() or _digest(path) != digest:
+            raise BackupError(f"{path} is missing or not as it was backed up; use another backup")
+    if opening.NAME not in contents.files:
+        raise BackupError(f"{source} has no {opening.NAME}; use another backup")
+    try:
+        with closing(sqlite3.connect(f"{(source / opening.NAME).absolute().as_uri()}?mode=ro", uri=True)) as database:
+            if strange := schema.unknown(database):
+                raise BackupError(
+                    f"{source} is of a newer appliance, {contents.version} ({strange[-1]} is unknown here); install it"
+                )
+            opening.check(database, float("inf"))
+    except sqlite3.Error as error:
+        raise BackupError(f"{source / opening.NAME}: {error}; use another backup") from error
+    return contents
+
+
+def _prepare(coming: Path, present: Path) -> int:
+    """Let no number of a result be given twice; returns how many results there are."""
+    told = 0
+    if present.exists():
+        try:
+            with closing(schema.open_reader(present)) as now:
+                (told,) = now.execute(
+                    "SELECT coalesce(max(value), 0) FROM counters WHERE name = 'result_id'"
+                ).fetchone()
+        except sqlite3.Error:
+            told = 0
+    with closing(sqlite3.connect(coming, isolation_level=None)) as database:
+        database.execute(
+            "INSERT INTO counters VALUES ('result_id', ?) ON CONFLICT DO UPDATE SET "
+            "value = max(value + ?, excluded.value)",
+            (told, _IDS_AHEAD),
+        )
+        (results,) = database.execute("SELECT count(*) FROM results").fetchone()
+    return int(results)
+
+
+def _swap(coming: Path, data_dir: Path) -> Path | None:
+    """Every step can be undone by hand: nothing is deleted."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    names = [opening.NAME + ending for ending in ("-wal", "-shm", "")] + ["frames"]
+    there = [name for name in names if (data_dir / name).exists()]
+    aside = None
+    if there:
+        aside = data_dir / f"before-restore.{stamp}"
+        aside.mkdir()
+        for name in there:
+            (data_dir / name).rename(aside / name)
+    for name in ("frames", opening.NAME):
+        (coming / name).rename(data_dir / name)
+    coming.rmdir()
+    _sync_folder(data_dir)
+    return aside
+
+
+def _frames_bytes(data_dir: Path) -> int:
+    return sum(path.stat().st_size for path in (data_dir / "frames").glob("*.seg"))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _synced_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return _digest(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,1 @@
+"""What a plant asks of the box beside verdicts: triggers, recipes, alarms."""
