@@ -548,7 +548,7 @@ def _check_topic(topic: str) -> None:
 
 def _check_triggers(config: Config) -> None:
     """Raises ValueError: names and topics that clash, cameras that are not there."""
-    names = [each.name for each in (*config.routes, *config.triggers)]
+    names = [route.name for route in config.routes] + [trigger.name for trigger in config.triggers]
     topics = [each.topic for each in config.triggers if each.topic is not None]
     for trigger in config.triggers:
         if names.count(trigger.name) > 1:

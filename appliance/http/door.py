@@ -17,7 +17,20 @@ from litestar.exceptions import HTTPException
 from appliance.config import HttpConfig
 from appliance.errors import ApplianceError
 from appliance.history import History
-from appliance.http import alarms, docs, erase, events, pages, problems, recipes, results, security, sources, status, triggers
+from appliance.http import (
+    alarms,
+    docs,
+    erase,
+    events,
+    pages,
+    problems,
+    recipes,
+    results,
+    security,
+    sources,
+    status,
+    triggers,
+)
 from appliance.http.call import Door
 from appliance.http.oip import oip_door
 from appliance.http.predict import predict_door

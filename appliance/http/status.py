@@ -13,9 +13,9 @@ from litestar import get
 from litestar.di import NamedDependency
 
 from appliance import __version__
-from appliance.disk import free_bytes
 from appliance.core.manifest import WindowPreprocess
 from appliance.core.route_report import RouteReport
+from appliance.disk import free_bytes
 from appliance.history import History, LastDeadLetter
 from appliance.lanes import Devices, LanesStatus
 from appliance.plant.alarms import Alarm, Alarms

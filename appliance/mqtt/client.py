@@ -418,6 +418,12 @@ def _nothing_to_acknowledge() -> None:
     pass
 
 
+def in_flight_max(config: BrokerConfig) -> int:
+    """Messages that may come again at a reconnect. Mosquitto 2.0.11 sends up to three times the Receive Maximum it was
+    given (measured), and all of them again."""
+    return min(0xFFFF, 8 * config.receive_max)
+
+
 def broker_name(config: BrokerConfig) -> str:
     return f"broker {config.host}:{config.port}"
 

@@ -44,7 +44,7 @@ _OWN = frozenset(("part", "lot", "recipe", "key"))
 class Commands:
     """Stands before the intake: takes what is its own, by exact topic, and hands on everything else.
 
-    takes: whether some route takes a topic. own: whether the box listens to a topic, or alone may speak there. heard:
+    takes: whether some route takes a topic. own: whether the box alone may speak there, or a route takes it. heard:
     told the camera of each picture. keepable: what of a payload may be kept.
     """
 
@@ -193,7 +193,7 @@ class Commands:
     def _reply_to(self, message: InboundMessage) -> ReplyTo:
         """A response topic where only the box may speak, or where it listens, is not used: it would forge, or loop."""
         topic = message.response_topic
-        if topic is not None and (not valid_topic(topic) or self._own(topic)):
+        if topic is not None and (not valid_topic(topic) or topic in self._handlers or self._own(topic)):
             log.warning("response_topic_refused", client=message.client, topic=topic[:200])
             topic = None
         via: Literal["listener", "broker"] = "broker" if message.client == self._broker else "listener"

@@ -18,7 +18,7 @@ from appliance.core.manifest import WindowPreprocess
 from appliance.core.protocol import Result
 from appliance.core.route_report import RouteReport
 from appliance.errors import ModelNotFound
-from appliance.mqtt.client import BrokerClient, broker_name
+from appliance.mqtt.client import BrokerClient, broker_name, in_flight_max
 from appliance.mqtt.commands import Command, Commands
 from appliance.mqtt.intake import Intake, IntakeStatus
 from appliance.mqtt.listener import Listener
@@ -74,9 +74,11 @@ class MqttDoor:
         self._routes = config.routes or default_routes(slots)
         suspects = Suspects(store)
         self._streams = Streams(pipeline, store, suspects, self._window_of, self._announce_letter)
-        in_flight_max = max(config.listener.receive_max, config.broker.receive_max if config.broker else 0)
-        store.keep_receipts(in_flight_max)
-        self._receipts = Receipts(in_flight_max, store.receipts())
+        windows = {} if config.broker is None else {broker_name(config.broker): in_flight_max(config.broker)}
+        store.keep_receipts(
+            max(config.listener.receive_max, *windows.values()) if windows else config.listener.receive_max
+        )
+        self._receipts = Receipts(config.listener.receive_max, store.receipts(), windows)
         self.intake = Intake(
             self._routes,
             slots,
@@ -98,7 +100,7 @@ class MqttDoor:
             deliver=self.intake.deliver,
             deliver_plain=self.intake.deliver_plain,
             takes=self._takes,
-            own=lambda topic: self._reserved(topic) or self._takes(topic) or topic.startswith(f"{PREFIX}/"),
+            own=lambda topic: topic.startswith(f"{PREFIX}/") or self._takes(topic),
             heard=pipeline.heard,
             keepable=pipeline.keepable,
             broker=None if config.broker is None else broker_name(config.broker),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from appliance.mqtt.message import Acknowledge, InboundMessage
 from appliance.writes import Receipt
@@ -51,10 +51,14 @@ _KNOWN = Acceptance(known=True)
 
 
 class Receipts:
-    """Used from the doors' threads and the store's. window: messages that a client may have in flight."""
+    """Used from the doors' threads and the store's.
 
-    def __init__(self, window: int, known: Iterable[Receipt]) -> None:
+    window: messages that a client may have in flight. windows: of clients that have another one.
+    """
+
+    def __init__(self, window: int, known: Iterable[Receipt], windows: Mapping[str, int] | None = None) -> None:
         self._window = window
+        self._windows = windows or {}
         self._lock = threading.Lock()
         # client -> route -> packet id -> delivery, oldest first
         self._clients: dict[str, dict[str, OrderedDict[int, Delivery]]] = {}
@@ -154,7 +158,8 @@ class Receipts:
         recent = self._clients[receipt.client].setdefault(receipt.route, OrderedDict())
         recent.pop(receipt.packet_id, None)
         recent[receipt.packet_id] = delivery
-        while len(recent) > self._window:
+        window = self._windows.get(receipt.client, self._window)
+        while len(recent) > window:
             oldest = next(iter(recent.values()))
             if not oldest.committed:
                 # A slow one, such as a hanging picture, is overtaken by many; it may still come again.

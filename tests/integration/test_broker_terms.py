@@ -28,7 +28,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_models(tmp_path_factory.mktemp("models"))
 
 
-def at(port: int, routes: list[dict[str, Any]] = ROUTES, device: str = "box", **changes: Any) -> dict[str, Any]:
+def at(port: int, /, routes: list[dict[str, Any]] = ROUTES, device: str = "box", **changes: Any) -> dict[str, Any]:
     return {
         "device": device,
         "broker": {"host": "127.0.0.1", "port": port, "reconnect_s_max": 0.5, **changes},
@@ -105,7 +105,12 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[
 def test_tls_with_client_certificate_carries_readings_and_results(
     tmp_path: Path, models: Path, encrypted: Mosquitto, keys: Path
 ) -> None:
-    files = {"tls": True, "ca_file": f"{keys}/ca.crt", "cert_file": f"{keys}/box.crt", "key_file": f"{keys}/box.key"}
+    files: dict[str, Any] = {
+        "tls": True,
+        "ca_file": f"{keys}/ca.crt",
+        "cert_file": f"{keys}/box.crt",
+        "key_file": f"{keys}/box.key",
+    }
     with running_box(tmp_path, models, **at(encrypted.port, **files)) as box:
         subscribed(box)
         subprocess.run(
@@ -132,7 +137,9 @@ def test_tls_with_client_certificate_carries_readings_and_results(
 def test_broker_that_cannot_be_trusted_or_does_not_trust_is_told_in_one_line(
     tmp_path: Path, models: Path, encrypted: Mosquitto, keys: Path, files: dict[str, Any], word: str
 ) -> None:
-    named = {key: f"{keys}/{value}" if isinstance(value, str) else value for key, value in files.items()}
+    named: dict[str, Any] = {
+        key: f"{keys}/{value}" if isinstance(value, str) else value for key, value in files.items()
+    }
     with running_box(tmp_path, models, **at(encrypted.port, **named)) as box:
         said = until(reason(box, word), WAIT_S, "the reason")
         assert said is not None

@@ -44,8 +44,11 @@ OF_WINDOWS: dict[str, dict[str, Any]] = {
         "headers": {"Content-Type": "text/csv"},
     },
 }
-PLANT = dict.fromkeys(("alarms", "recipes", "triggers", "beat"))
+PLANT = dict.fromkeys(("alarms", "recipes", "triggers", "beat", "store"))
 """What the handlers of the plant's job ask for."""
+
+OF_THE_BOX = ("/v2/repository", "/v1/triggers")
+"""Posts that bring no input of their own."""
 
 REFUSED = {"predictTable", "predictWav"}
 """No shipped model takes these: a table, or samples at a rate of sound."""
@@ -55,7 +58,10 @@ REFUSED = {"predictTable", "predictWav"}
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """It has judged the example picture, so that the other examples have something to show."""
     folder = tmp_path_factory.mktemp("box")
-    with running_box(folder, shipped_models_dir(), ready_requires=["surface", "bearing"]) as box:
+    end = {"name": "end", "topic": "cell/pull", "cameras": ["end"], "model": "surface", "answer_within_ms": 100}
+    cameras = {"end": {"kind": "mqtt", "topic": "cell/end"}}
+    ready = ["surface", "bearing"]
+    with running_box(folder, shipped_models_dir(), ready_requires=ready, cameras=cameras, triggers=[end]) as box:
         assert box.http.send(request_of(box.http, BY_ID["predictPicture"])).json()["recorded"] == "committed"
         yield box
 
@@ -111,7 +117,7 @@ def test_every_option_of_an_upload_is_documented() -> None:
 
 
 def test_every_call_that_judges_says_how_to_name_the_part_and_a_deadline() -> None:
-    judging = [call for call in CALLS if call.method == "post" and not call.path.startswith("/v2/repository")]
+    judging = [call for call in CALLS if call.method == "post" and not call.path.startswith(OF_THE_BOX)]
     assert len(judging) > 20
     for call in judging:
         (content, *_) = call.bodies.values()
@@ -147,7 +153,12 @@ def test_every_handler_of_the_box_is_documented() -> None:
     """Of the doors that are applications of their own, where they begin is all that can be seen from outside."""
     nothing = cast(Any, None)
     app = create_app(HttpConfig(), nothing, nothing, nothing, nothing, nothing, Path("results.db"), PLANT)
-    documented = {call.path.replace("{id}", "{number:int}").replace("{source}", "{source:str}") for call in CALLS}
+    documented = {
+        call.path.replace("{id}", "{number:int}")
+        .replace("{source}", "{source:str}")
+        .replace("{trigger}", "{trigger:str}")
+        for call in CALLS
+    }
     undocumented = {route.path for route in app.rest.routes} - documented
     assert {path for path in undocumented if not path.startswith("/hmi")} == {"/", "/docs", "/favicon.ico"}
     for door, _, _ in app.doors:
@@ -286,19 +297,24 @@ def test_box_publishes_what_asyncapi_says(box: Box, asyncapi: dict[str, Any]) ->
         client.send("in/surface/camera-3", PICTURE, user={"part": "P-9"})
         client.send("in/surface/camera-3", b"not a picture")
         client.send("in/bearing/press-1", {"values": WINDOW, "part": "B-1"})
-        until(lambda: len({message.topic for message in client.messages}) == 5, 20, "five topics")
+        client.send("cell/pull", b"P-10")
+        until(lambda: len({message.topic for message in client.messages}) == 9, 20, "nine topics")
         heard = list(client.messages)
     for message in heard:
         name = channel_of(message.topic, asyncapi)
         (kind,) = asyncapi["channels"][name]["messages"].values()
-        check(json.loads(message.payload), resolve(kind["$ref"], asyncapi)["payload"], asyncapi)
+        described = resolve(kind["$ref"], asyncapi)
+        if described["contentType"] == "application/json":
+            check(json.loads(message.payload), described["payload"], asyncapi)
+        else:
+            assert len(message.payload) == described["payload"]["maxLength"]
         operation = next(
             each for each in asyncapi["operations"].values() if each["channel"]["$ref"] == f"#/channels/{name}"
         )
         assert message.qos == operation["bindings"]["mqtt"]["qos"]
         assert bool(operation["bindings"]["mqtt"]["retain"]) == (name in ("status", "alarms"))
         said.add(name)
-    assert said == {"status", "alarms", "results", "deadletter"}
+    assert said == {"status", "alarms", "results", "deadletter", "answers", "beat", "beatPacked"}
 
 
 @pytest.mark.parametrize("name", ["oneSample", "samples", "byChannel"])

@@ -25,7 +25,7 @@ BRIGHT, DARK = picture(230), picture(10)
 
 
 class Camera(BaseHTTPRequestHandler):
-    """`/still` gives a picture, `/slow` keeps it back, `/moved` sends elsewhere, `/page` is none, `/off` is an error."""
+    """`/still` gives a picture, `/slow` keeps it back, `/moved` sends elsewhere; `/page` is none, `/off` an error."""
 
     def do_GET(self) -> None:
         if self.path == "/moved":
@@ -232,9 +232,7 @@ def test_box_that_went_down_answers_what_it_had_taken(tmp_path: Path, models: Pa
         again = plc.objects(f"{ANSWERS}/long", 2)[1]
         assert again == {**answer, "duplicate": True}
         assert counts(box, "long")["interrupted"] == 1
-        until(
-            lambda: query(box.data_dir, "SELECT part, sent FROM triggers") == [("P-1", 1)], WAIT_S, "it being noted"
-        )
+        until(lambda: query(box.data_dir, "SELECT part, sent FROM triggers") == [("P-1", 1)], WAIT_S, "it being noted")
         box.restart()
         assert len(plc.received(f"{ANSWERS}/long", 2)) == 2
     finally:
@@ -243,13 +241,13 @@ def test_box_that_went_down_answers_what_it_had_taken(tmp_path: Path, models: Pa
 
 
 def test_stop_answers_what_is_open(tmp_path: Path, models: Path, camera: str) -> None:
-    with running_box(tmp_path / "box", models, **settings(camera, tmp_path / "spool")) as box:
-        with device(box.mqtt_port) as plc:
-            plc.subscribe(f"{ANSWERS}/+")
-            plc.send("plc/long", b"P-1")
-            box.stop()
-            (answer,) = plc.objects(f"{ANSWERS}/long")
-            assert answer["error"]["code"] == "interrupted"
+    config = settings(camera, tmp_path / "spool")
+    with running_box(tmp_path / "box", models, **config) as box, device(box.mqtt_port) as plc:
+        plc.subscribe(f"{ANSWERS}/+")
+        plc.send("plc/long", b"P-1")
+        box.stop()
+        (answer,) = plc.objects(f"{ANSWERS}/long")
+        assert answer["error"]["code"] == "interrupted"
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def tally(what: str, planned: int) -> Tally:
 
 def report() -> list[str]:
     """The lines of the table, a head first."""
-    rows = [("fault", "times", "messages", "lost", "doubled", "seconds")]
+    rows: list[tuple[str, ...]] = [("fault", "times", "messages", "lost", "doubled", "seconds")]
     for each in ALL:
         counts = ("-" if count is None else str(count) for count in (each.lost, each.doubled))
         rows.append((each.what, f"{each.done} of {each.planned}", f"{each.messages}", *counts, f"{each.took_s:.0f}"))

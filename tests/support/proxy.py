@@ -106,7 +106,7 @@ class _Link:
                     threading.Event().wait(_TURN_S)
                     continue
                 readable, _, _ = select.select(ends, [], [], _TURN_S)
-                for end in readable:
+                for end in () if self.deaf else readable:
                     piece = end.recv(_PIECE)
                     if not piece:
                         return

@@ -177,3 +177,15 @@ def test_repeats_of_an_open_message_hold_nothing_once_it_is_committed() -> None:
     assert first.delivery is not None
     receipts.committed(first.delivery)
     assert sorted(acks.given) == [f"repeat {number}" for number in range(5)]
+
+
+def test_client_may_have_a_window_of_its_own() -> None:
+    receipts = Receipts(2, [], {"client": 5})
+    receipts.remember("client")
+    for number in range(1, 6):
+        accept(receipts, make_message(number, b"%d" % number))
+    assert all(accept(receipts, make_message(n, b"%d" % n, duplicate=True)).known for n in range(1, 6))
+    narrow = make_receipts(window=2)
+    for number in range(1, 6):
+        accept(narrow, make_message(number, b"%d" % number))
+    assert not accept(narrow, make_message(1, b"1", duplicate=True)).known

@@ -95,6 +95,7 @@ def add_to(paths: Paths) -> None:
     _results(paths)
     _sources(paths)
     _box(paths)
+    _triggers(paths)
     _plant(paths)
     _documents(paths)
 
@@ -248,6 +249,7 @@ def _sources(paths: Paths) -> None:
     paths.add("Sources", "get", "/v1/sources", "listSources", "Who has sent something", ref("SourceList"))
     latest = paths.json("getLatest", ref("Latest"))
     latest["200"]["headers"] = {"ETag": {"schema": TEXT}}
+    latest["200"]["content"] |= content("application/octet-stream", BINARY)
     latest["304"] = {"description": "Nothing is newer than what `If-None-Match` names"}
     paths.add(
         "Sources",
@@ -261,6 +263,9 @@ def _sources(paths: Paths) -> None:
         parameters=(
             source,
             in_query("wait_s", {"type": "number", "minimum": 0, "maximum": 60, "default": 0}, "seconds to wait"),
+            in_query(
+                "form", {"type": "string", "enum": ["flat", "packed"]}, "for PLCs: at most 256 bytes, or a struct"
+            ),
             in_header("If-None-Match", "the ETag of the last answer"),
         ),
     )
@@ -287,6 +292,42 @@ def _box(paths: Paths) -> None:
         about="`status` events carry what `/v1/status` answers, at once and every two seconds. The last result of each "
         'source comes as `latest`, each new one as `result`: `{"result": ..., "trace": ...}`, where the trace is the '
         "curve of a window or null. A client that is too slow misses results; it can list them.",
+    )
+
+
+def _triggers(paths: Paths) -> None:
+    form = in_query("form", {"type": "string", "enum": ["json", "flat", "packed"]}, "instead of its `answer_format`")
+    key = in_header("Idempotency-Key", "a repeat with the same key gets the first answer, marked `duplicate`")
+    answers = paths.json("pullTrigger", ref("TriggerAnswer"), "The answer: a verdict, or `error` with its code")
+    answers["200"]["content"] |= content("application/octet-stream", BINARY)
+    asked = fields(part=TEXT, lot=TEXT, recipe=TEXT, key=TEXT)
+    paths.add(
+        "Plant",
+        "post",
+        "/v1/triggers/{trigger}",
+        "pullTrigger",
+        "Judge one part with the cameras of a trigger",
+        answers,
+        about="One picture of each camera is taken and judged; the worst verdict is the answer, within the trigger's "
+        "`answer_within_ms`. The part may also come as plain text, or as headers.",
+        parameters=(
+            in_path("trigger", "end"),
+            form,
+            key,
+            *(each for each in _ORIGIN_HEADERS if each["name"] != "X-Source"),
+        ),
+        body=content("application/json", asked, part={"part": "P-7", "lot": "L-2"}) | content("text/plain", TEXT),
+    )
+    beat = paths.json("getBeat", {"type": "integer"}, "It grows by one every second for as long as the box is well")
+    beat["200"]["content"] |= content("application/octet-stream", BINARY)
+    paths.add(
+        "Plant",
+        "get",
+        "/v1/beat",
+        "getBeat",
+        "The counter that PLCs watch",
+        beat,
+        parameters=(in_query("form", {"type": "string", "enum": ["packed"]}, "a little-endian UINT32"),),
     )
 
 

@@ -16,6 +16,7 @@ from appliance.http.recipes import RecipeChanges
 from appliance.http.results import ResultPage
 from appliance.http.sources import Latest, SourceList
 from appliance.http.status import BoxReport
+from appliance.plant.answer import TriggerAnswer
 from appliance.plant.recipes import RecipeChange, RecipeOrder, RecipeReport
 
 _REF = "#/components/schemas/{name}"
@@ -24,7 +25,7 @@ _REF = "#/components/schemas/{name}"
 def components(written: dict[str, Schema]) -> dict[str, Schema]:
     """All schemas by name. written: those of the wire formats."""
     _, found = msgspec.json.schema_components([ResultPage, SourceList, Latest, Result, Erased], ref_template=_REF)
-    about_the_box = [BoxReport, AlarmReport, RecipeReport, RecipeOrder, RecipeChange, RecipeChanges]
+    about_the_box = [BoxReport, TriggerAnswer, AlarmReport, RecipeReport, RecipeOrder, RecipeChange, RecipeChanges]
     _, of_the_box = msgspec.json.schema_components(about_the_box, ref_template=_REF)
     _, of_errors = msgspec.json.schema_components([Problem], ref_template=_REF)
     # Two structs are called Problem: an error that is answered, and something wrong with the box.
