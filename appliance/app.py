@@ -179,7 +179,14 @@ class Box:
         self._loop_beat = time.monotonic()
         self._watchdog = Watchdog(
             self._beats(),
-            [self._devices.check, self._slots.check, self._mqtt.tick, self._watch.tick, box_watch.tick, self._upkeep_tick],
+            [
+                self._devices.check,
+                self._slots.check,
+                self._mqtt.tick,
+                self._watch.tick,
+                box_watch.tick,
+                self._upkeep_tick,
+            ],
             _leave,
         )
 

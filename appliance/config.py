@@ -567,7 +567,9 @@ def _check_upstreams(config: Config) -> None:
     if shared and config.broker is None:
         raise ValueError(f"upstream {shared[0]} has no broker, and there is no [broker] to share; add one of them")
     if len(shared) > 1:
-        raise ValueError(f"upstreams {' and '.join(shared)} share the site broker; give all but one a broker of its own")
+        raise ValueError(
+            f"upstreams {' and '.join(shared)} share the site broker; give all but one a broker of its own"
+        )
 
 
 def _device_name() -> str:

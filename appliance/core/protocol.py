@@ -82,8 +82,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: order of acceptance on this box; wall time is for people. digest: of the manifest. signed: whether the model
     came through the trusted update path. score_review_min, score_ng_min: the limits that applied, those of route and
     recipe included. error: `code` and message when the verdict is `error`. flags: e.g.
-    `maybe_duplicate`. boot, up_s: which boot of the box it was, and the seconds since then: true whatever the wall clock
-    shows. clock_ok: false where the wall clock could not be believed.
+    `maybe_duplicate`. boot, up_s: which boot of the box it was, and the seconds since then: true whatever the wall
+    clock shows. clock_ok: false where the wall clock could not be believed.
     """
 
     schema: int

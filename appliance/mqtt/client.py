@@ -174,8 +174,8 @@ class BrokerClient:
         correlation_data: bytes | None = None,
         user: tuple[tuple[str, str], ...] = (),
     ) -> int | None:
-        """Send while connected; returns the id that `on_sent` reports with the reason code of the PUBACK, None when it was
-        not taken. user: properties, which a broker that knows 3.1.1 only does not get.
+        """Send while connected; returns the id that `on_sent` reports with the reason code of the PUBACK, None when it
+        was not taken. user: properties, which a broker that knows 3.1.1 only does not get.
 
         What was taken is sent again by itself after a lost connection, for as long as this process lives.
         """

@@ -177,9 +177,7 @@ class Streams:
             return None
         stream = self._streams.get(name)
         if stream is None:
-            stream = self._streams[name] = Stream(
-                route, source, steps, self._counts_of(route), self._starts.get(name)
-            )
+            stream = self._streams[name] = Stream(route, source, steps, self._counts_of(route), self._starts.get(name))
         stream.add(reading)
         if stream.buffer.samples > stream.lag_max:
             self._lagging.add(name)

@@ -366,8 +366,12 @@ def test_data_folder_in_use_by_another_box(box: Box, tmp_path: Path, models: Pat
 def test_database_that_is_damaged(tmp_path: Path, models: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "results.db").write_bytes(b"rubbish " * 1000)
-    path = write_config(tmp_path, models)
-    check_refused(run_appliance("serve", "--config", path), 2, "data_dir_unusable", "results.db", "restore a backup")
+    with running_box(tmp_path, models, data_dir=str(tmp_path / "data")) as box:
+        aside = list((tmp_path / "data").glob("results.db.corrupt.*"))
+        assert [each.read_bytes()[:8] for each in aside] == [b"rubbish "]
+        assert send(box, params={"durable": "1"}).json()["recorded"] == "committed"
+        assert "database_saved" in [each["kind"] for each in box.http.get("/v1/alarms").json()["alarms"]]
+        assert box.stop() == 0
 
 
 def test_models_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -483,13 +487,14 @@ def test_full_disk(tmp_path: Path, models: Path) -> None:
         until(lambda: box.status()["store"]["state"] == "ok", 30, "the store recovering")
         after = send(box, params={"durable": "1"}).json()
         assert after["recorded"] == "committed"
-        assert box.status()["problems"] == []
+        assert "store_full" not in [each["code"] for each in box.status()["problems"]]
         kept = [each["id"] for each in box.http.get("/v1/results").json()["results"]]
         assert kept[0] == after["id"]
         assert kept[-5:] == before[::-1]
         assert box.stop() == 0
         box.start()
-        assert box.http.get(f"/v1/results/{before[0]}/image").content == PICTURE
+        # Its picture may have been given up to make room; the result never is.
+        assert box.http.get(f"/v1/results/{before[0]}").json()["id"] == before[0]
         assert box.stop() == 0
 
 
