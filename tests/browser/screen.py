@@ -12,6 +12,9 @@ WORDS = {"ok": "OK", "ng": "NG", "review": "REVIEW", "error": "ERROR"}
 PANELS = ("live", "results", "try", "box")
 SLOW_MS = 20_000
 
+_AWAY = "The box does not answer."
+"""What the page itself notes of a panel that could not be loaded."""
+
 
 class Watched:
     """What a page logged and where it went. A box that is stopped on purpose makes Chromium log failed loads."""
@@ -29,7 +32,7 @@ class Watched:
         self.complaints = [complaint for complaint in self.complaints if text not in complaint]
 
     def _hear(self, kind: str, text: str) -> None:
-        away = self.box_may_be_away and text.startswith("Failed to load resource: net::ERR_")
+        away = self.box_may_be_away and text.startswith(("Failed to load resource: net::ERR_", _AWAY))
         if kind in ("error", "warning") and not away:
             self.complaints.append(text)
 

@@ -79,7 +79,7 @@ def test_refused_file_is_explained_with_its_code(page: Page, watched: Watched, l
     page.goto(f"{line.url}/#try")
     field(page, "try", "Model").select_option("surface")
     page.locator("#try-file").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
-    problem = page.locator(".problem")
+    problem = page.locator(".told .problem")
     expect(problem).to_contain_text("media_type_unsupported")
     expect(page.locator(".answer")).to_be_empty()
     watched.forgive("status of 415")
