@@ -81,7 +81,7 @@ class StoreReport(msgspec.Struct, frozen=True):
     last_commit_age_s: float
     waiting: int
     lost: int
-    upkeep: UpkeepStatus = UpkeepStatus()
+    upkeep: UpkeepStatus
 
 
 class DeadLetters(msgspec.Struct, frozen=True):
