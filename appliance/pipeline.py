@@ -37,7 +37,7 @@ from appliance.writes import Cursor, DeadLetter, NewResult, Outgoing, Receipt, W
 log = structlog.get_logger("pipeline")
 
 ON_LOOP_S_MAX = 1e-3
-"""A call on the HTTP loop that works longer sends its model to the lanes for good: every caller waited for it."""
+"""A call on the HTTP loop that works longer sends its model to the lanes for a while: every caller waited for it."""
 
 ON_LOOP_HELD_S_MAX = 0.25
 """So does one that holds the loop so long, at work or not; less can be another program's turn on the core."""
@@ -164,7 +164,7 @@ class Pipeline:
         kept = None if self._answers is None or key is None else self._answers.get(key)
         if kept is not None:
             inferred = self._answer_again(msgspec.structs.replace(task, cached=True), kept)
-        elif request.on_loop and served.on_loop and _rows(request) <= ON_LOOP_ROWS_MAX:
+        elif request.on_loop and served.may_run_on_loop() and _rows(request) <= ON_LOOP_ROWS_MAX:
             inferred = self._run_here(task)
         else:
             inferred = self._devices.lanes(served.loaded.device).submit(
@@ -238,8 +238,8 @@ class Pipeline:
             job.settle(error)
         took_s = time.monotonic() - began
         if task.served.worked_here_s() > ON_LOOP_S_MAX or took_s > ON_LOOP_HELD_S_MAX:
-            task.served.on_loop = False
-            log.warning("off_loop", model=task.request.model, ms=round(took_s * 1000, 3))
+            away_s = task.served.leave_loop()
+            log.warning("off_loop", model=task.request.model, ms=round(took_s * 1000, 3), seconds=away_s)
         return job.future
 
     def _answer_again(self, task: _Task, kept: Inferred) -> Future[Answer]:

@@ -44,6 +44,10 @@ from appliance.runtimes import Infer, LoadedModel, Loaders, LoadOptions
 
 _TRACE_POINTS = 96
 _TIMES_KEPT = 512
+_OFF_LOOP_S = 1.0
+_OFF_LOOP_S_MAX = 3_600.0
+_OFF_LOOP_FORGIVEN = 10
+"""After so many times the last absence without a slow call, the next absence is a short one again."""
 
 
 ROWS_MAX = 4096
@@ -181,6 +185,25 @@ class ServedModel:
         self.tuning = tuning
         self.flow.batch_max = tuning.batch_max if self.loaded.batches else 1
         self.on_loop = tuning.on_loop and self.loaded.device == "CPU"
+        self._off_loop_s = _OFF_LOOP_S
+        self._off_loop_until = 0.0
+
+    def may_run_on_loop(self) -> bool:
+        """Whether a call now may hold up the HTTP loop, since it is so short."""
+        return self.on_loop and time.monotonic() >= self._off_loop_until
+
+    def leave_loop(self) -> float:
+        """A call took too long there; returns for how many seconds none is run there: twice as many when soon again.
+
+        Not for good: what was slow may have been the machine, and a box runs for years.
+        """
+        now = time.monotonic()
+        if now - self._off_loop_until > _OFF_LOOP_FORGIVEN * self._off_loop_s:
+            self._off_loop_s = _OFF_LOOP_S
+        away_s = self._off_loop_s
+        self._off_loop_until = now + away_s
+        self._off_loop_s = min(2 * away_s, _OFF_LOOP_S_MAX)
+        return away_s
 
     def predict(self, body: bytes, media_type: str, gear: Gear = "throughput") -> Inferred:
         """One encoded input from start to end.

@@ -290,7 +290,7 @@ def _model_report(slot: Slot) -> ModelReport:
         device=served.loaded.device if served is not None else None,
         note=served.loaded.note if served is not None else None,
         choice=slot.choice,
-        on_loop=served.on_loop if served is not None else False,
+        on_loop=served.may_run_on_loop() if served is not None else False,
         state=slot.state,
         reason=slot.reason,
         digest=slot.on_disk.digest if slot.on_disk is not None else None,

@@ -107,7 +107,7 @@ def test_caller_that_is_not_on_the_loop_gets_a_lane(tmp_path: Path) -> None:
         assert threads.seen == ["lane-CPU"]
 
 
-def test_one_slow_call_sends_the_model_to_the_lanes_for_good(tmp_path: Path) -> None:
+def test_one_slow_call_sends_the_model_to_the_lanes_for_a_while(tmp_path: Path) -> None:
     threads = Threads()
     with running(tmp_path, threads) as box:
         # The first call of a thread is not judged: it makes a session.
@@ -117,6 +117,11 @@ def test_one_slow_call_sends_the_model_to_the_lanes_for_good(tmp_path: Path) -> 
         threads.slow = False
         box._pipeline.submit(request()).result(30)
         assert threads.seen[1:] == [threading.current_thread().name, "lane-CPU"]
+        served = box._slots.choose("double")
+        until(served.may_run_on_loop, 30, "the loop being allowed again")
+        assert box._pipeline.submit(request()).done()
+        # What is slow time and again stays away for longer and longer.
+        assert served.leave_loop() < served.leave_loop()
 
 
 def test_input_that_does_not_fit_is_the_caller_s_error_without_a_lane_too(tmp_path: Path) -> None:
