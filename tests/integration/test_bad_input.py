@@ -370,7 +370,12 @@ def test_database_that_is_damaged(tmp_path: Path, models: Path) -> None:
         aside = list((tmp_path / "data").glob("results.db.corrupt.*"))
         assert [each.read_bytes()[:8] for each in aside] == [b"rubbish "]
         assert send(box, params={"durable": "1"}).json()["recorded"] == "committed"
-        assert "database_saved" in [each["kind"] for each in box.http.get("/v1/alarms").json()["alarms"]]
+        # An alarm is raised at the next look, and a row of it committed after that.
+        until(
+            lambda: "database_saved" in [each["kind"] for each in box.http.get("/v1/alarms").json()["alarms"]],
+            30.0,
+            "the alarm",
+        )
         assert box.stop() == 0
 
 
