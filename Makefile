@@ -5,13 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench models faults lock clean
+.PHONY: run test check bench models faults system lock clean
 
 run: $(VENV)/run
 	@$(BIN)/appliance demo
 
 test: $(VENV)/test $(VENV)/tflite-runtime/done $(VENV)/clients/done $(VENV)/mlserver/done $(VENV)/generated/done $(VENV)/mqttjs/done
-	@tests/needs.sh mosquitto chromium curl openssl systemd-analyze cc java-client mono-client
+	@tests/needs.sh mosquitto chromium curl openssl systemd-analyze cc java-client mono-client strace
 	@$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest
 
@@ -25,8 +25,13 @@ check: $(VENV)/test
 # makes each at most 60 times.
 FAULTS ?= long
 faults: $(VENV)/test
-	@tests/needs.sh mosquitto
-	FAULTS=$(FAULTS) FAULTS_REPORT=faults.txt $(BIN)/python -m pytest tests/faults tests/integration/test_reload.py
+	@tests/needs.sh mosquitto strace
+	FAULTS=$(FAULTS) FAULTS_REPORT=faults.txt $(BIN)/python -m pytest tests/faults tests/integration/test_reload.py tests/integration/test_swaps.py
+
+# The units under a systemd of their own, in a small Debian that is made once; as root.
+system: $(VENV)/test
+	@tests/needs.sh systemd-analyze debootstrap systemd-nspawn
+	BOOT=1 $(BIN)/python -m pytest tests/system
 
 bench: $(VENV)/test
 	@tests/needs.sh mosquitto wrk

@@ -8,7 +8,7 @@ import gc
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -18,20 +18,22 @@ import structlog
 import uvicorn
 import uvloop
 
-from appliance import hardware
+from appliance import backup, hardware
 from appliance.answers import Answers
 from appliance.config import Config, named_models
+from appliance.core.address import is_loopback
 from appliance.core.protocol import Result, Trace
 from appliance.errors import ApplianceError, ConfigError, PortInUse
 from appliance.history import History
 from appliance.http.door import create_app
 from appliance.http.protocol import OneWriteProtocol
-from appliance.http.security import check_address, is_loopback
+from appliance.http.security import check_address
 from appliance.http.status import BrokerReport, ListenerReport, MqttReport, Status
 from appliance.lanes import ENDPOINT, Devices
 from appliance.live import Event, Live
 from appliance.mqtt.access import check_exposed
 from appliance.mqtt.door import MqttDoor
+from appliance.outbox.destinations import EVENT_SCHEMA
 from appliance.outbox.mqtt import upstream_connection
 from appliance.outbox.outbox import Outbox
 from appliance.pipeline import Pipeline
@@ -41,14 +43,23 @@ from appliance.plant.cameras import Cameras
 from appliance.plant.recipes import Recipes
 from appliance.plant.triggers import Triggers
 from appliance.plant.watch import BoxWatch, SourceWatch
-from appliance.repository import model_roots
+from appliance.repository import check_roots, model_roots
+from appliance.rollouts.board import Board
+from appliance.rollouts.replay import Pictures
+from appliance.rollouts.reports import Reports
+from appliance.rollouts.rollouts import Rollouts
 from appliance.rules import SiteRules
 from appliance.runtimes import Loaders, default_loaders
 from appliance.slots import Slots
+from appliance.starts import Starts
+from appliance.state import State
 from appliance.store import Store
+from appliance.trust import trust_of
 from appliance.tuning import make_tuner
+from appliance.versions import versions
 from appliance.watchdog import Beat as Heartbeat
 from appliance.watchdog import Watchdog, notify, stale
+from appliance.writes import Write, when_added
 
 log = structlog.get_logger("app")
 
@@ -75,30 +86,65 @@ class Box:
         data_dir = Path(config.data_dir).absolute()
         cores = hardware.cores()
         tuner = make_tuner(config, loaders or default_loaders(config))
-        self._slots = Slots(lambda: model_roots(config), config.models, tuner, tune=config.tune, fatal=_leave)
+        check_roots(model_roots(config))
+        backup.take_waiting(data_dir, config.store)
         self._store = Store(
             data_dir,
             config.store,
             images_days={name: each.images_days for name, each in config.sources.items() if each.images_days},
         )
+        try:
+            self._state = State(data_dir)
+            self._starts = Starts(self._state, time.time())
+            self._slots = Slots(
+                lambda: model_roots(config),
+                config.models,
+                tuner,
+                self._state,
+                tune=config.tune,
+                trust=lambda: trust_of(config),
+                fatal=_leave,
+            )
+        except ConfigError:
+            self._store.stop()
+            raise
         self._devices = Devices(
             lambda device: _lanes_of(device, config, cores),
             config.lanes.waiting_max,
             self._slots.hung,
         )
         self._alarms = Alarms(self._store)
+        self._reports = Reports(self._state, self._announce_update, self._commit_update, self._alarms.hold)
         self._recipes = Recipes(config.recipes, self._store, self._alarms)
         self._watch = SourceWatch(config.sources, self._alarms)
         self._live = Live(config.http.sse_clients_max)
+        rules = SiteRules(config.recipes, config.sources, self._recipes.active, config.pixels_max)
+        self._rollouts = Rollouts(
+            self._state,
+            self._slots,
+            self._devices,
+            rules,
+            Pictures(self._store.path, self._store.frames, rules),
+            config.updates.window,
+            self._reports,
+        )
+        self._board = Board(
+            config.device,
+            config.updates,
+            self._state,
+            self._rollouts,
+            lambda: versions(model_roots(config), self._state, trust_of(config), check=False),
+        )
         self._pipeline = Pipeline(
             config.device,
             self._slots,
             self._devices,
             self._store,
-            SiteRules(config.recipes, config.sources, self._recipes.active, config.pixels_max),
+            rules,
             config.models,
             config.pixels_max,
             Answers(config.http.cache_bytes) if config.http.cache_bytes else None,
+            trials=self._rollouts.trials,
             outgoing=lambda result, body, picture_bytes: self._outbox.desk.result(result, body, picture_bytes),
             outgoing_letter=lambda letter: self._outbox.desk.letter(letter),
             announce=self._announce,
@@ -106,7 +152,7 @@ class Box:
         )
         self._listener_fault: str | None = None
         try:
-            cameras = Cameras(config.cameras)
+            self._cameras = cameras = Cameras(config.cameras)
             self._triggers = Triggers(
                 config.triggers,
                 cameras,
@@ -124,7 +170,7 @@ class Box:
                 self._store,
                 self._triggers,
                 cameras,
-                {"recipe": self._recipes.command},
+                {"recipe": self._recipes.command, "update": self._board.command},
                 on_fault=self._listener_failed,
             )
             self._outbox = Outbox(
@@ -169,10 +215,13 @@ class Box:
                 "triggers": self._triggers,
                 "beat": self._beat,
                 "store": self._store,
+                "updates": self._board,
             },
         )
         self._mqtt.on_broker = self._outbox.wake
         self._alarms.outgoing = partial(self._outbox.desk.event, "alarm")
+        self._recipes.outgoing = self._outbox.desk.recipe
+        self._triggers.outgoing = self._outbox.desk.answer
         self._mqtt.alarms = lambda: msgspec.json.encode(self._alarms.report())
         self._alarms.on_change = self._mqtt.alarms_changed
         box_watch = BoxWatch(self._alarms, self._store.status, self._mqtt.broker_trouble)
@@ -182,6 +231,7 @@ class Box:
             [
                 self._devices.check,
                 self._slots.check,
+                lambda now: self._starts.tick(now, self._slots.loaded.is_set(), time.time()),
                 self._mqtt.tick,
                 self._watch.tick,
                 box_watch.tick,
@@ -200,6 +250,7 @@ class Box:
         self._mqtt.start()
         self._outbox.start()
         self._slots.start()
+        self._rollouts.start()
         self._beat.start()
         self._loop_beat = time.monotonic()
         self._watchdog.start()
@@ -215,8 +266,11 @@ class Box:
         self._triggers.stop()
         self._outbox.stop()
         self._mqtt.stop()
+        self._rollouts.stop()
         self._outbox.settle()
         ended = [self._devices.stop(), self._slots.stop()]
+        self._starts.settle(time.time())
+        self._state.close()
         self._store.stop()
         return all(ended)
 
@@ -225,6 +279,8 @@ class Box:
             "loop": lambda: self._loop_beat,
             "store": lambda: self._store.beat,
             "triggers": lambda: self._triggers.beat,
+            "folders": lambda: self._cameras.beat,
+            "rollouts": lambda: self._rollouts.beat,
             **self._mqtt.beats(),
             **self._outbox.beats(),
         }
@@ -233,6 +289,17 @@ class Box:
         self._live.publish(Event(result, body, trace))
         self._mqtt.announce(result, body)
         self._outbox.wake()
+
+    def _announce_update(self, at: float, content: Mapping[str, object]) -> None:
+        self._mqtt.tell_update(
+            msgspec.json.encode(
+                {"schema": EVENT_SCHEMA, "event": "update", "at": at, "device": self.config.device, **content}
+            )
+        )
+
+    def _commit_update(self, at: float, content: Mapping[str, object], done: Callable[[], None]) -> None:
+        rows = self._outbox.desk.event("update", at, content)
+        self._store.submit(Write(outbox=rows, must=True, awaited=False, done=when_added(done)))
 
     def _upkeep_tick(self, now: float) -> None:
         for kind, text in self._store.upkeep.concerns().items():

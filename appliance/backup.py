@@ -1,4 +1,4 @@
-"""A copy of what a box knows, made while it runs, and put back into a box that is stopped.
+"""A copy of what a box knows, made while it runs, and put back: at once, or by a box that runs at its next start.
 
 A backup is a folder: `results.db` as it was at one moment, the segments in `frames/` when they were asked for, and
 `backup.json` with the SHA-256 of each file. Models, keys and the configuration are not in it.
@@ -12,19 +12,31 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from appliance import __version__, disk, opening, schema
 from appliance.config import StoreConfig
-from appliance.errors import BackupError
+from appliance.errors import BackupError, DataDirError
+
+log = structlog.get_logger("backup")
 
 _PAGES = 1000
 _LIST = "backup.json"
+_COMING = "restoring"
+_WHOLE = "restore-next"
+"""A backup in the data folder: while it is copied there, and when nothing is missing any more."""
+
 _IDS_AHEAD = 1_000_000
-"""Results that may have been told since the backup was made: their numbers do not come again."""
+"""Results that may have been told, and rows that may have been sent, since the backup was made: none of their numbers
+comes again, or central would take what is new for what it has."""
+
+_COUNTED = """SELECT
+    coalesce((SELECT value FROM counters WHERE name = 'result_id'), 0),
+    coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0)"""
 
 
 class Contents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,12 +49,16 @@ class Contents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """results: in the backup. aside: where what was there before is now, None when nothing was."""
+    """results: in the backup. aside: where what was there before is now, None when nothing was.
+
+    at_next_start: the box runs, and goes on with what it has until it is started again.
+    """
 
     results: int
     images: bool
     at: float
-    aside: str | None
+    aside: str | None = None
+    at_next_start: bool = False
 
 
 def back_up(
@@ -92,33 +108,72 @@ def back_up(
 
 
 def restore(source: Path, data_dir: Path, config: StoreConfig) -> Restored:
-    """Put a backup in the place of what `data_dir` holds, which is moved aside. The box must be stopped.
+    """Put a backup in the place of what `data_dir` holds, which is moved aside; a box that runs does so when it starts.
 
     Everything is verified before anything is changed. Numbers of results go on above all that may have been told.
-    Raises BackupError for a backup that is not whole or is of a newer appliance, DataDirError when the box runs.
+    Raises BackupError for a backup that is not whole or is of a newer appliance, DataDirError for an unusable folder.
     """
     contents = _verified(source)
-    lock = opening.lock(data_dir, config)
     try:
-        needed = sum((source / name).stat().st_size for name in contents.files)
-        if disk.free_bytes(data_dir) < needed:
-            raise BackupError(f"{data_dir} needs {needed >> 20} MiB more; make room on its disk")
-        coming = data_dir / "restoring"
-        shutil.rmtree(coming, ignore_errors=True)
-        (coming / "frames").mkdir(parents=True)
-        for name, digest in contents.files.items():
-            shutil.copyfile(source / name, coming / name)
-            if _synced_digest(coming / name) != digest:
-                raise BackupError(f"{source / name} changed while it was read; try again")
-        results = _prepare(coming / opening.NAME, data_dir / opening.NAME)
-        aside = _swap(coming, data_dir)
+        lock = opening.lock(data_dir, config)
+    except DataDirError as error:
+        if "in use" not in str(error):
+            raise
+        return _copy_in(source, contents, data_dir)
+    try:
+        there = _copy_in(source, contents, data_dir)
+        return msgspec.structs.replace(there, aside=_take(data_dir), at_next_start=False)
     except sqlite3.Error as error:
         raise BackupError(f"{source}: {error}; nothing was changed") from error
     except OSError as error:
         raise BackupError(f"{error.filename or data_dir}: {error.strerror}; free or replace the disk") from error
     finally:
         os.close(lock)
-    return Restored(results, contents.images, contents.at, None if aside is None else aside.name)
+
+
+def take_waiting(data_dir: Path, config: StoreConfig) -> None:
+    """At a start: go on with the backup that was put into the folder while the box ran, if one was.
+
+    Raises DataDirError.
+    """
+    if not (data_dir / _WHOLE).is_dir():
+        return
+    lock = opening.lock(data_dir, config)
+    try:
+        log.warning("backup_restored", aside=_take(data_dir))
+    except (sqlite3.Error, OSError) as error:
+        raise DataDirError(
+            f"{data_dir / _WHOLE} cannot be taken over: {error}; free space on the disk, or remove that folder to go "
+            "on with what the box has"
+        ) from error
+    finally:
+        os.close(lock)
+
+
+def _copy_in(source: Path, contents: Contents, data_dir: Path) -> Restored:
+    """Copy a verified backup into the data folder, where it takes its name when it is whole. Raises BackupError."""
+    try:
+        needed = sum((source / name).stat().st_size for name in contents.files)
+        if disk.free_bytes(data_dir) < needed:
+            raise BackupError(f"{data_dir} needs {needed >> 20} MiB more; make room on its disk")
+        coming, whole = data_dir / _COMING, data_dir / _WHOLE
+        shutil.rmtree(coming, ignore_errors=True)
+        (coming / "frames").mkdir(parents=True)
+        for name, digest in contents.files.items():
+            shutil.copyfile(source / name, coming / name)
+            if _synced_digest(coming / name) != digest:
+                raise BackupError(f"{source / name} changed while it was read; try again")
+        with closing(schema.open_reader(coming / opening.NAME)) as database:
+            (results,) = database.execute("SELECT count(*) FROM results").fetchone()
+        _own_as(data_dir, coming)
+        shutil.rmtree(whole, ignore_errors=True)
+        coming.rename(whole)
+        _sync_folder(data_dir)
+    except sqlite3.Error as error:
+        raise BackupError(f"{source}: {error}; nothing was changed") from error
+    except OSError as error:
+        raise BackupError(f"{error.filename or data_dir}: {error.strerror}; nothing was changed") from error
+    return Restored(int(results), contents.images, contents.at, at_next_start=True)
 
 
 def _verified(source: Path) -> Contents:
@@ -144,43 +199,62 @@ def _verified(source: Path) -> Contents:
     return contents
 
 
-def _prepare(coming: Path, present: Path) -> int:
-    """Let no number of a result be given twice; returns how many results there are."""
-    told = 0
+def _prepare(coming: Path, present: Path) -> None:
+    """Let no number of a result, and no key of a row for central, be given twice."""
+    told = sent = 0
     if present.exists():
-        try:
-            with closing(schema.open_reader(present)) as now:
-                (told,) = now.execute(
-                    "SELECT coalesce(max(value), 0) FROM counters WHERE name = 'result_id'"
-                ).fetchone()
-        except sqlite3.Error:
-            told = 0
+        with suppress(sqlite3.Error), closing(schema.open_reader(present)) as now:
+            told, sent = now.execute(_COUNTED).fetchone()
     with closing(sqlite3.connect(coming, isolation_level=None)) as database:
         database.execute(
             "INSERT INTO counters VALUES ('result_id', ?) ON CONFLICT DO UPDATE SET "
             "value = max(value + ?, excluded.value)",
             (told, _IDS_AHEAD),
         )
-        (results,) = database.execute("SELECT count(*) FROM results").fetchone()
-    return int(results)
+        _, before = database.execute(_COUNTED).fetchone()
+        database.execute("DELETE FROM sqlite_sequence WHERE name = 'outbox'")
+        database.execute("INSERT INTO sqlite_sequence VALUES ('outbox', ?)", (max(before + _IDS_AHEAD, sent),))
 
 
-def _swap(coming: Path, data_dir: Path) -> Path | None:
-    """Every step can be undone by hand: nothing is deleted."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    names = [opening.NAME + ending for ending in ("-wal", "-shm", "")] + ["frames"]
-    there = [name for name in names if (data_dir / name).exists()]
-    aside = None
-    if there:
-        aside = data_dir / f"before-restore.{stamp}"
-        aside.mkdir()
-        for name in there:
-            (data_dir / name).rename(aside / name)
-    for name in ("frames", opening.NAME):
-        (coming / name).rename(data_dir / name)
-    coming.rmdir()
+def _take(data_dir: Path) -> str | None:
+    """Move aside what is there and put the whole backup in its place; returns the name of the folder aside.
+
+    Nothing is deleted. After a power cut in between, doing it again completes it: the pictures go first, so where they
+    are gone from the backup only its database is left to move. Raises sqlite3.Error, OSError.
+    """
+    whole, aside = data_dir / _WHOLE, None
+    if (whole / "frames").exists():
+        _prepare(whole / opening.NAME, data_dir / opening.NAME)
+        names = [opening.NAME + ending for ending in ("-wal", "-shm", "")] + ["frames"]
+        if there := [name for name in names if (data_dir / name).exists()]:
+            aside = _folder_aside(data_dir)
+            for name in there:
+                (data_dir / name).rename(aside / name)
+            _own_as(data_dir, aside)
+        (whole / "frames").rename(data_dir / "frames")
+    if (whole / opening.NAME).exists():
+        (whole / opening.NAME).rename(data_dir / opening.NAME)
+    whole.rmdir()
     _sync_folder(data_dir)
+    return None if aside is None else aside.name
+
+
+def _folder_aside(data_dir: Path) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    aside, number = data_dir / f"before-restore.{stamp}", 1
+    while aside.exists():
+        number += 1
+        aside = data_dir / f"before-restore.{stamp}-{number}"
+    aside.mkdir()
     return aside
+
+
+def _own_as(data_dir: Path, folder: Path) -> None:
+    """What root puts back for a service must be the service's."""
+    if os.geteuid() == 0:
+        owner = data_dir.stat()
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _frames_bytes(data_dir: Path) -> int:

@@ -17,6 +17,7 @@ from appliance.commands.doctor import doctor
 from appliance.commands.keys import keys
 from appliance.commands.models import models
 from appliance.commands.results import results
+from appliance.commands.update import update
 from appliance.config import load
 from appliance.errors import ApplianceError, ConfigError, PortInUse
 
@@ -60,6 +61,7 @@ appliance.add_command(doctor)
 appliance.add_command(keys)
 appliance.add_command(results)
 appliance.add_command(backup)
+appliance.add_command(update)
 
 
 def main() -> None:

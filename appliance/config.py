@@ -21,6 +21,7 @@ from appliance.core.area import Mask
 from appliance.core.manifest import Name, Precision
 from appliance.core.privacy import Images
 from appliance.core.recipe import Recipe
+from appliance.core.release import Ring, Window
 from appliance.core.verdict import Verdict, VerdictRule
 from appliance.errors import ConfigError
 from appliance.readings_config import ReadingsConfig
@@ -28,7 +29,7 @@ from appliance.readings_config import ReadingsConfig
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Identifier = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
-EventKind = Literal["alarm", "dead_letter", "recipe", "trigger"]
+EventKind = Literal["alarm", "dead_letter", "recipe", "trigger", "update"]
 
 DATABASE_BYTES_LEAST = 1 << 20
 
@@ -159,7 +160,7 @@ class UpstreamConfig(_Section, frozen=True, kw_only=True):
 
     verdicts: tuple[Verdict, ...] = ()
     models: tuple[Name, ...] = ()
-    events: tuple[EventKind, ...] = ("alarm", "dead_letter", "recipe", "trigger")
+    events: tuple[EventKind, ...] = ("alarm", "dead_letter", "recipe", "trigger", "update")
     images: bool = False
     late_after_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 30.0
     backlog_per_s: Annotated[float, msgspec.Meta(ge=1, le=100_000)] = 1000.0
@@ -419,6 +420,50 @@ class TriggerConfig(_Section, frozen=True, kw_only=True):
             raise ValueError(f"trigger {self.name} names a camera twice; each gives one picture")
 
 
+def _check_registry(url: str | None) -> None:
+    """Raises ValueError unless an update may come from there."""
+    if url is None:
+        return
+    parts = urlsplit(url)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if (parts.scheme != "https" and not (parts.scheme == "http" and local)) or not parts.hostname:
+        raise ValueError(f"{url!r} is no address of a registry; give https://..., or http://127.0.0.1... on this box")
+
+
+class UpdatesConfig(_Section, frozen=True, kw_only=True):
+    """Where signed model updates come from, and how a box takes them.
+
+    url, mirrors: addresses of registries, asked in this order; https, or http on loopback. root: the file of the root
+    metadata that this box trusts first; with it the box is provisioned. ca: a file of certificates, in place of the
+    system's. ring: which releases are for this box.
+    """
+
+    url: str | None = None
+    mirrors: tuple[str, ...] = ()
+    root: str | None = None
+    ca: str | None = None
+    ring: Ring = "stable"
+    every_s: Annotated[float, msgspec.Meta(ge=10, le=604_800)] = 3_600.0
+    """Between two polls of the timer."""
+    spread_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 1_800.0
+    """Over which the boxes that were switched on together spread their polls."""
+    rate_bytes_s: Annotated[int, msgspec.Meta(ge=1024)] | None = None
+    """Of the download; None: as fast as it comes."""
+    window: Window | None = None
+    """When this box may switch, beside the window of the release."""
+    import_key: str | None = None
+    """A file with the public key (PEM, ed25519) that a provisioned box takes `models import` from."""
+    selftest_s: Seconds = 60.0
+    selftest_mb: Annotated[int, msgspec.Meta(ge=64, le=1 << 20)] = 1024
+    """Millions of bytes that a self-test may take."""
+
+    def __post_init__(self) -> None:
+        for url in (self.url, *self.mirrors):
+            _check_registry(url)
+        if self.url is not None and self.root is None:
+            raise ValueError("url needs `root`, the file of the root metadata that came with the box")
+
+
 class Config(_Section, frozen=True, kw_only=True):
     """The whole file. In it `[recipes.<recipe>.<model>]` changes the verdict rule; beside the models there are `routes`
     and `sources`, which may change the model and the part of the picture as well. `sources`: rules of each source.
@@ -449,6 +494,7 @@ class Config(_Section, frozen=True, kw_only=True):
     cameras: dict[Identifier, CameraConfig] = {}
     upstreams: dict[Identifier, AnyUpstream] = {}
     triggers: tuple[TriggerConfig, ...] = ()
+    updates: UpdatesConfig = UpdatesConfig()
 
     def __post_init__(self) -> None:
         _check_triggers(self)

@@ -16,7 +16,8 @@ import msgspec
 from appliance import hardware
 from appliance.config import Config, DelegateConfig
 from appliance.errors import ApplianceError, ConfigError, ModelError, ModelLoadError
-from appliance.repository import ModelVersion, model_roots, read_check, read_golden, read_variant, scan
+from appliance.repository import check_files, model_roots, scan
+from appliance.trust import trust_of
 
 _EARLIEST_S = 1_767_225_600.0
 """2026-01-01: a clock that shows less was not set since the box got its power."""
@@ -169,9 +170,9 @@ def _data_folder(config: Config, proc: Path) -> Iterable[Check]:
 def _models(config: Config) -> Iterable[Check]:
     """A model that cannot be used stops no other, so that none is needed."""
     try:
-        good, broken = scan(model_roots(config))
+        good, broken = scan(model_roots(config), trust_of(config))
     except ConfigError as error:
-        yield Check("models", False, str(error), "correct `models_dir`, or give --models another folder")
+        yield Check("models", False, str(error), "correct it in appliance.toml, or give --models another folder")
         return
     todo = "correct its manifest or install it again; it is not served"
     for each in broken:
@@ -179,22 +180,11 @@ def _models(config: Config) -> Iterable[Check]:
     for version in good:
         name = f"model {version.manifest.name} {version.manifest.version}"
         try:
-            count = _read(version)
+            count = check_files(version)
         except ModelError as error:
             yield Check(name, False, str(error), todo, needed=False)
         else:
             yield Check(name, True, f"{count} files with the hashes of its manifest", needed=False)
-
-
-def _read(version: ModelVersion) -> int:
-    """How many files the manifest names. Raises ModelError when one is not there, or another."""
-    manifest = version.manifest
-    count = sum(len(read_variant(version, variant)) for variant in manifest.variants)
-    for case in manifest.golden:
-        read_golden(version, case)
-    if manifest.check is not None:
-        read_check(version, manifest.check)
-    return count + len(manifest.golden) + (manifest.check is not None)
 
 
 def _clock(now: float) -> Check:

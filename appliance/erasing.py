@@ -1,12 +1,14 @@
 """What one source gave in a stretch of time, erased on command so that nothing of it is left.
 
 The bytes of a picture are overwritten before its row goes, so that a power cut in between leaves no picture that
-nobody knows of. Deleted rows are overwritten too, in the database and in its log. Messages that could not be used have
-no source: of all that came in that time the payload goes, and why it could not be used stays.
+nobody knows of. Deleted rows are overwritten too, in the database and in its log. Results that wait for central go with
+the others; what is on its way there arrives. Messages that could not be used have no source: of all that came in that
+time the payload goes, and why it could not be used stays.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Generator
 
@@ -30,12 +32,22 @@ class Erasure(msgspec.Struct, frozen=True):
 
 
 class Erased(msgspec.Struct, frozen=True):
-    """How many there were. letters: payloads of messages that could not be used, whatever their source."""
+    """How many there were. letters: payloads of messages that could not be used, whatever their source.
+
+    unsent: results that still waited for central.
+    """
 
     results: int = 0
     images: int = 0
     readings: int = 0
     letters: int = 0
+    unsent: int = 0
+
+
+class _Timed(msgspec.Struct, frozen=True):
+    """Of a result, the one thing that is looked at."""
+
+    at: float = math.nan
 
 
 def erase(db: sqlite3.Connection, frames: Frames, wanted: Erasure, now: float) -> Steps:
@@ -44,6 +56,7 @@ def erase(db: sqlite3.Connection, frames: Frames, wanted: Erasure, now: float) -
     The steps raise sqlite3.Error and OSError; doing it again then completes it.
     """
     results = images = readings = letters = 0
+    unsent = yield from _erase_unsent(db, wanted)
     at, after = wanted.since, -1
     while seen := db.execute(
         "SELECT id, at, source, segment, offset, length FROM results WHERE at >= ? AND at < ? AND (at > ? OR id > ?) "
@@ -76,14 +89,40 @@ def erase(db: sqlite3.Connection, frames: Frames, wanted: Erasure, now: float) -
             [(row[0],) for row in rows],
         )
         yield
-    done = Erased(results, images, readings, letters)
+    done = Erased(results, images, readings, letters, unsent)
     db.execute(
         "INSERT INTO erasures (at, source, since, until, results, images, readings, letters) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (now, wanted.source, wanted.since, wanted.until, *msgspec.structs.astuple(done)),
+        (now, wanted.source, wanted.since, wanted.until, results, images, readings, letters),
     )
     _empty_log(db)
     return done
+
+
+def _erase_unsent(db: sqlite3.Connection, wanted: Erasure) -> Generator[None, None, int]:
+    """Rows for central say by their topic whose they are, and in their payload when it was."""
+    unsent, after = 0, -1
+    while seen := db.execute(
+        f"SELECT id, topic, payload FROM outbox WHERE id > ? ORDER BY id LIMIT {_SEEN}", (after,)
+    ).fetchall():
+        after = seen[-1][0]
+        theirs = [
+            number
+            for number, topic, payload in seen
+            if _is_of(topic, wanted.source) and wanted.since <= _moment(payload) < wanted.until
+        ]
+        unsent += _delete(db, "outbox", theirs)
+        yield
+    return unsent
+
+
+def _is_of(topic: str, source: str) -> bool:
+    """`appliance/<device>/results/<model>/<source>`"""
+    return topic.split("/")[2:3] == ["results"] and topic.rpartition("/")[2] == source
+
+
+def _moment(payload: bytes) -> float:
+    return msgspec.json.decode(payload, type=_Timed).at
 
 
 def _delete(db: sqlite3.Connection, table: str, numbers: list[int]) -> int:

@@ -15,6 +15,7 @@
     │   ├── ModelFailed        model_failed              did not load; the status says why
     │   ├── ModelTooLarge      model_too_large           would not fit into the memory budget
     │   ├── RemoteUnavailable  remote_unavailable        the endpoint of a remote model does not answer
+    │   ├── Unsigned           model_unsigned            a provisioned box runs signed models only
     │   └── ImportRefused      import_refused            a file that cannot become a model, or lacks an answer
     ├── InputError
     │   ├── EmptyBody          body_empty
@@ -44,11 +45,26 @@
     ├── AnswerLate             answer_late               the verdict was not there in time
     ├── Interrupted            interrupted               the box stopped before it could answer
     ├── BackupError            backup_refused            a backup that cannot be made, or is not as it was made
+    ├── UpdateError            update_failed             nothing that served before is touched
+    │   ├── Untrusted          update_untrusted          a signature, hash, length or name is not as it was signed
+    │   ├── MetadataExpired    metadata_expired          signed, but too old by now
+    │   ├── ClockUntrusted     clock_untrusted           the clock is behind what was signed, or far beyond it
+    │   ├── RolledBack         update_rolled_back        older than what this box trusts already
+    │   ├── ReleaseInvalid     release_invalid           signed, but not a release that this box understands
+    │   ├── Unsuitable         release_unsuitable        needs what this box does not have
+    │   ├── NoSpace            update_no_space           the disk cannot take it, with figures
+    │   ├── RegistryUnavailable  registry_unavailable    it does not answer, or not as a registry; try again later
+    │   ├── SelfTestFailed     self_test_failed          its golden cases do not hold on this hardware
+    │   ├── VersionBlocked     version_blocked           rejected on this box, or withdrawn by central ops
+    │   ├── UpdateBusy         update_busy               another updater runs
+    │   └── OrderRefused       order_refused             a roll-back or promotion that is not possible now
+    ├── RegistryError          registry_refused          a registry that cannot be written, or a senseless order
     ├── StoreError
     │   ├── StoreFull          store_full                the disk or its quota is full
     │   └── StoreUnavailable   store_unavailable
     └── NotFound
         ├── TriggerNotFound    trigger_not_found
+        ├── RolloutNotFound    rollout_not_found
         ├── ResultNotFound     result_not_found
         └── SourceNotFound     source_not_found
 
@@ -120,6 +136,10 @@ class ModelTooLarge(ModelLoadError):
 
 class RemoteUnavailable(ModelError):
     code = "remote_unavailable"
+
+
+class Unsigned(ModelError):
+    code = "model_unsigned"
 
 
 class ImportRefused(ModelError):
@@ -250,6 +270,75 @@ class BackupError(ApplianceError):
     code = "backup_refused"
 
 
+class UpdateError(ApplianceError):
+    code = "update_failed"
+
+
+class Untrusted(UpdateError):
+    code = "update_untrusted"
+
+
+class MetadataExpired(UpdateError):
+    code = "metadata_expired"
+
+
+class ClockUntrusted(UpdateError):
+    code = "clock_untrusted"
+
+
+class RolledBack(UpdateError):
+    code = "update_rolled_back"
+
+
+class ReleaseInvalid(UpdateError):
+    code = "release_invalid"
+
+
+class Unsuitable(UpdateError):
+    code = "release_unsuitable"
+
+
+class NoSpace(UpdateError):
+    code = "update_no_space"
+
+
+class RegistryUnavailable(UpdateError):
+    """answered: something answered, if not as it should. again: another try soon may do better, as not after a 4xx.
+
+    retry_after_s: how long the registry asked to be left alone.
+    """
+
+    code = "registry_unavailable"
+
+    def __init__(
+        self, message: str, *, answered: bool = False, again: bool = True, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.answered = answered
+        self.again = again
+        self.retry_after_s = retry_after_s
+
+
+class SelfTestFailed(UpdateError):
+    code = "self_test_failed"
+
+
+class VersionBlocked(UpdateError):
+    code = "version_blocked"
+
+
+class UpdateBusy(UpdateError):
+    code = "update_busy"
+
+
+class OrderRefused(UpdateError):
+    code = "order_refused"
+
+
+class RegistryError(ApplianceError):
+    code = "registry_refused"
+
+
 class StoreError(ApplianceError):
     code = "store_error"
 
@@ -268,6 +357,10 @@ class NotFound(ApplianceError):
 
 class TriggerNotFound(NotFound):
     code = "trigger_not_found"
+
+
+class RolloutNotFound(NotFound):
+    code = "rollout_not_found"
 
 
 class ResultNotFound(NotFound):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 
 import msgspec
 import structlog
@@ -28,6 +29,7 @@ from appliance.core.view import View
 from appliance.errors import ApplianceError, InferenceTimeout, MediaTypeError, ModelNotReady, Overloaded, StoreError
 from appliance.lanes import Devices, Job
 from appliance.repository import ModelVersion
+from appliance.rollouts.trial import Asked, Trial, Turn
 from appliance.rules import SiteRules
 from appliance.served import Inferred, Input, ServedModel
 from appliance.slots import Slots
@@ -44,6 +46,9 @@ ON_LOOP_HELD_S_MAX = 0.25
 
 ON_LOOP_ROWS_MAX = 16
 """Rows of a tiny model that may run on the HTTP loop: what is quick for one is not for a thousand."""
+
+_NOT_THE_MODELS = (StoreError, Overloaded)
+"""Errors of a box that can record nothing: another version would not help."""
 
 _NO_TIME = Timing(0.0, 0.0, 0.0, 0.0)
 
@@ -93,6 +98,7 @@ class _Task(msgspec.Struct, frozen=True):
     """What a lane works on. committed: to be answered after the commit, when the request is durable.
 
     key: under which the answer is kept in memory, None: not at all. cached: whether it was there. view: of a picture.
+    turn: what the trial of a version has to do with it.
     """
 
     served: ServedModel
@@ -102,6 +108,7 @@ class _Task(msgspec.Struct, frozen=True):
     key: bytes | None
     view: View | None
     cached: bool = False
+    turn: Turn | None = None
 
 
 _NOTHING = Recording()
@@ -121,6 +128,7 @@ class Pipeline:
         pixels_max: int,
         answers: Answers | None,
         *,
+        trials: Callable[[], Mapping[str, Trial]] = dict,
         outgoing: ForCentral,
         outgoing_letter: Callable[[DeadLetter], tuple[Outgoing, ...]] = lambda _: (),
         announce: Announce,
@@ -135,6 +143,7 @@ class Pipeline:
         self._always_durable = {name for name, model in models.items() if model.durable}
         self._pixels_max = pixels_max
         self._answers = answers
+        self._trials = trials
         self._outgoing = outgoing
         self._outgoing_letter = outgoing_letter
         self._announce = announce
@@ -158,23 +167,78 @@ class Pipeline:
             committed = Future()
             committed.set_running_or_notify_cancel()
         view = self._rules.view(request, recording.route) if served.kind == "image" else None
-        # What the cache keeps holds for a whole picture, as it came.
-        key = None if self._answers is None or request.draw or view is not None else answer_key(request, served)
-        task = _Task(served, request, recording, committed, key, view)
-        kept = None if self._answers is None or key is None else self._answers.get(key)
-        if kept is not None:
-            inferred = self._answer_again(msgspec.structs.replace(task, cached=True), kept)
-        elif request.on_loop and served.may_run_on_loop() and _rows(request) <= ON_LOOP_ROWS_MAX:
-            inferred = self._run_here(task)
+        trial = None if request.version is not None else self._trials().get(request.model)
+        if trial is None:
+            # What the cache keeps holds for a whole picture, as it came.
+            key = None if self._answers is None or request.draw or view is not None else answer_key(request, served)
+            inferred = self._start(_Task(served, request, recording, committed, key, view))
         else:
-            inferred = self._devices.lanes(served.loaded.device).submit(
-                served.flow, self._run, task, request.priority, request.deadline_s
-            )
+            # A kept answer would tell nothing of the version on trial.
+            task = _Task(served, request, recording, committed, None, view)
+            inferred = self._start_tried(task, trial.turn(Asked(request, recording.route, view), served))
         if committed is None:
             return inferred
         waiting = committed
         inferred.add_done_callback(lambda future: _pass_error(future, waiting))
         return committed
+
+    def _start(self, task: _Task) -> Future[Answer]:
+        """Raises Overloaded."""
+        request, served = task.request, task.served
+        kept = None if self._answers is None or task.key is None else self._answers.get(task.key)
+        if kept is not None:
+            return self._answer_again(msgspec.structs.replace(task, cached=True), kept)
+        if request.on_loop and served.may_run_on_loop() and _rows(request) <= ON_LOOP_ROWS_MAX:
+            return self._run_here(task)
+        return self._devices.lanes(served.loaded.device).submit(
+            served.flow, self._run, task, request.priority, request.deadline_s
+        )
+
+    def _start_tried(self, task: _Task, turn: Turn | None) -> Future[Answer]:
+        """What the version on trial cannot answer its stand-in answers. Raises Overloaded."""
+        if turn is None:
+            return self._start(task)
+        tried = msgspec.structs.replace(task, served=turn.served, turn=turn)
+        stand_in = None
+        if turn.stand_in is not None:
+            # By then it is a lane's thread that starts it, not the loop's.
+            request = msgspec.structs.replace(task.request, on_loop=False)
+            stand_in = msgspec.structs.replace(task, served=turn.stand_in, request=request)
+        try:
+            first = self._start(tried)
+        except Overloaded:
+            if stand_in is None:
+                raise
+            return self._start(stand_in)
+        if stand_in is None:
+            first.add_done_callback(partial(_tell, turn))
+            return first
+        answered: Future[Answer] = Future()
+        answered.set_running_or_notify_cancel()
+        first.add_done_callback(partial(self._stand_in, stand_in, turn, answered))
+        return answered
+
+    def _stand_in(self, task: _Task, turn: Turn, answered: Future[Answer], first: Future[Answer]) -> None:
+        error = first.exception()
+        if error is None:
+            answered.set_result(first.result())
+            return
+        if isinstance(error, _NOT_THE_MODELS):
+            answered.set_exception(error)
+            return
+
+        def settle(second: Future[Answer]) -> None:
+            refused = second.exception()
+            if refused is None:
+                turn.failed(error)
+                answered.set_result(second.result())
+            else:
+                answered.set_exception(refused)
+
+        try:
+            self._start(task).add_done_callback(settle)
+        except ApplianceError as refused:
+            answered.set_exception(refused)
 
     def is_loading(self, model: str) -> bool:
         """Whether the model is not there yet, but may be in a moment."""
@@ -246,7 +310,7 @@ class Pipeline:
         """The same content for the same model: a result of its own, without an inference."""
         now_s = time.monotonic()
         job = Job(task.served.flow, self._run, task, now_s, now_s)
-        self._finish(job, msgspec.structs.replace(kept, timing=_NO_TIME))
+        self._finish(job, msgspec.structs.replace(kept, timing=_NO_TIME), "throughput")
         return job.future
 
     def _run(self, jobs: list[Job], gear: Gear) -> None:
@@ -256,9 +320,9 @@ class Pipeline:
         for job, outcome in zip(jobs, served.run(inputs, gear), strict=True):
             if self._answers is not None and job.task.key is not None and isinstance(outcome, Inferred):
                 self._answers.put(job.task.key, outcome)
-            self._finish(job, outcome)
+            self._finish(job, outcome, gear)
 
-    def _finish(self, job: Job, outcome: Inferred | ApplianceError) -> None:
+    def _finish(self, job: Job, outcome: Inferred | ApplianceError, gear: Gear) -> None:
         if isinstance(outcome, ApplianceError):
             job.settle(outcome)
             return
@@ -268,6 +332,9 @@ class Pipeline:
             job.settle(error)
         else:
             job.settle(answer)
+            turn: Turn | None = job.task.turn
+            if turn is not None:
+                turn.answered(outcome, gear, answer.result.id)
 
     def _conclude(self, job: Job, task: _Task, inferred: Inferred) -> Answer:
         """Judge and record. Raises StoreError and Overloaded when it is durable and cannot be recorded."""
@@ -424,6 +491,12 @@ def _log(results: tuple[Result, ...], timing: Timing) -> None:
 def now() -> float:
     """The wall clock, in the form that results carry."""
     return round(time.time(), 6)
+
+
+def _tell(turn: Turn, first: Future[Answer]) -> None:
+    error = first.exception()
+    if error is not None and not isinstance(error, _NOT_THE_MODELS):
+        turn.failed(error)
 
 
 def _then(recording: Recording, after: Callable[[Written | StoreError], None]) -> Recording:

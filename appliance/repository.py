@@ -15,19 +15,25 @@ import msgspec
 
 from appliance.config import Config, shipped_models_dir
 from appliance.core.manifest import CheckSet, GoldenCase, ModelManifest, Variant, digest, parse_manifest
-from appliance.errors import ConfigError, HashMismatch, ManifestError, ModelError
+from appliance.errors import ConfigError, HashMismatch, ManifestError, ModelError, Unsigned
+from appliance.trust import Origin, Trust
 
 MANIFEST = "manifest.toml"
 NOT_MODELS = frozenset({"train"})
 
 
 class ModelVersion(msgspec.Struct, frozen=True):
-    """One version on disk. `signed`: it came through the trusted update path; folders beside the code did not."""
+    """One version on disk, and how it came there."""
 
     folder: Path
     manifest: ModelManifest
     digest: str
-    signed: bool = False
+    origin: Origin = "folder"
+
+    @property
+    def signed(self) -> bool:
+        """Whether a signature over its manifest was checked on this box; what was shipped is as good as its program."""
+        return self.origin in ("update", "import")
 
 
 class Broken(msgspec.Struct, frozen=True):
@@ -45,29 +51,39 @@ def model_roots(config: Config) -> list[Path]:
     return [*roots, installed] if installed.is_dir() else roots
 
 
-def scan(roots: Iterable[Path]) -> tuple[list[ModelVersion], list[Broken]]:
-    """Read every manifest under `roots`; a later root replaces the same name and version of an earlier one.
-
-    Hidden folders and `train` are not models. Raises ConfigError when a root is no folder.
-    """
-    found: dict[tuple[str, str], ModelVersion | Broken] = {}
+def check_roots(roots: Iterable[Path]) -> None:
+    """Raises ConfigError when one is no folder."""
     for root in roots:
         if not root.is_dir():
             raise ConfigError(f"{root} is not a folder; give --models a folder that holds <name>/<version>/{MANIFEST}")
+
+
+def scan(roots: Iterable[Path], trust: Trust | None = None) -> tuple[list[ModelVersion], list[Broken]]:
+    """Read every manifest under `roots`; a later root replaces the same name and version of an earlier one.
+
+    trust: what may run here; None: everything. What may not is broken, and replaces nothing. Hidden folders and `train`
+    are not models. Raises ConfigError when a root is no folder.
+    """
+    found: dict[tuple[str, str], ModelVersion | Broken] = {}
+    unsigned: list[Broken] = []
+    for root in roots:
+        check_roots([root])
         for folder in sorted(root.glob("*/*/")):
             name, version = folder.parent.name, folder.name
             if name in NOT_MODELS or name.startswith(".") or version.startswith((".", "__")):
                 continue
             try:
-                found[name, version] = read_version(folder)
+                found[name, version] = read_version(folder, trust)
+            except Unsigned as error:
+                unsigned.append(Broken(name, version, error))
             except ModelError as error:
                 found[name, version] = Broken(name, version, error)
     good = [each for each in found.values() if isinstance(each, ModelVersion)]
-    return good, [each for each in found.values() if isinstance(each, Broken)]
+    return good, [*(each for each in found.values() if isinstance(each, Broken)), *unsigned]
 
 
-def read_version(folder: Path) -> ModelVersion:
-    """Raises ManifestError when the manifest is missing, wrong, or names another folder."""
+def read_version(folder: Path, trust: Trust | None = None) -> ModelVersion:
+    """Raises ManifestError when the manifest is missing, wrong, or names another folder; Unsigned when `trust` does."""
     path = folder / MANIFEST
     try:
         text = path.read_bytes()
@@ -78,7 +94,19 @@ def read_version(folder: Path) -> ModelVersion:
         raise ManifestError(
             f"{path}: names {manifest.name}/{manifest.version}, but the folder is {folder.parent.name}/{folder.name}"
         )
-    return ModelVersion(folder, manifest, digest(text))
+    name = digest(text)
+    return ModelVersion(folder, manifest, name, "folder" if trust is None else trust.origin(folder, text, name))
+
+
+def check_files(version: ModelVersion) -> int:
+    """Read every file that the manifest names and compare its SHA-256; how many there are.
+
+    Raises HashMismatch or ManifestError.
+    """
+    files = version.manifest.files().values()
+    for file in files:
+        _read(version.folder / file.path, file.sha256)
+    return len(files)
 
 
 def read_variant(version: ModelVersion, variant: Variant) -> dict[str, bytes]:

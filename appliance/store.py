@@ -46,6 +46,8 @@ _WAITING_BYTES_MAX = 256 << 20
 _ID_BLOCK = 10_000
 _RETRY_S = (0.05, 0.2, 1.0)
 _SPACE_CHECK_S = 0.5
+_PROBE = "INSERT INTO counters VALUES ('probes', 1) ON CONFLICT DO UPDATE SET value = value + 1", ()
+"""A commit that changes nothing would succeed on a disk that takes nothing."""
 
 
 class StoreStatus(msgspec.Struct, frozen=True):
@@ -307,14 +309,14 @@ class Store:
             return
 
     def _probe(self, attempt: int) -> None:
-        """With nothing to keep, try an empty commit until the disk takes writes again, so that the state recovers."""
+        """With nothing to keep, try a small commit until the disk takes writes again, so that the state recovers."""
         while not self._stopping:
             self._pause(attempt)
             attempt += 1
             if any(write.must for write, _ in list(self._waiting)):
                 return
             try:
-                self._commit([Write()])
+                self._commit([Write(also=(_PROBE,))])
             except (StoreFull, StoreUnavailable) as error:
                 self._set_state("full" if isinstance(error, StoreFull) else "failing", str(error))
                 continue
@@ -331,6 +333,7 @@ class Store:
     def _set_state(self, state: Literal["ok", "full", "failing"], reason: str | None) -> None:
         if state != self._state:
             log.log(20 if state == "ok" else 40, f"store_{state}", reason=reason)
+            self.upkeep.look_soon()
         self._state, self._reason = state, reason
 
     def _refusal(self) -> StoreError:

@@ -126,6 +126,22 @@ class Tuner:
         )
         return served, choice
 
+    def forms(self, version: ModelVersion, config: ModelConfig) -> Iterator[tuple[str, ServedModel | ModelError]]:
+        """Every form that `load` may come to choose, by name: loaded and proven, or why it cannot be.
+
+        First the one that serves without a measurement. What runs on an endpoint is left out; no choice is kept.
+        """
+        options = msgspec.structs.replace(self._options, device=config.device)
+        plain = self._plain(version, config)
+        for choice in (plain, *self._candidates(version, config, plain)):
+            if find_variant(version, choice.variant).format == "remote":
+                continue
+            try:
+                form: ServedModel | ModelError = self._load(version, config, choice, options)
+            except ModelError as error:
+                form = error
+            yield _named(choice), form
+
     def kept(self, version: ModelVersion, config: ModelConfig) -> Choice | None:
         return self._read().get(self._key(version, config))
 

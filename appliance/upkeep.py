@@ -38,6 +38,14 @@ Job = Generator[None, None, T]
 _DISK_PARTS_DATABASE = 2
 _DISK_PARTS_IMAGES = 4
 _EARLY_HOLDS_S = 3600.0
+"""A quota that was full is full again before long: what went early for it is spoken of for so long."""
+
+_DISK_EASED = 0.85
+"""What went early because others filled the disk is over as soon as less than this share of it is taken."""
+
+_DISK_HOLDS_S = 10.0
+"""But it is told for so long, or nobody would see it."""
+
 _COPY_DAYS = 30
 _SEGMENT_PARTS = 8
 _WAL_LARGE = 256 << 20
@@ -102,7 +110,8 @@ class Upkeep:
         self._next_look = self._next_retention = self._next_mark = 0.0
         self._lock = threading.Lock()
         self._jobs: deque[tuple[Job[Any], Future[Any]]] = deque()
-        self._dropped: dict[str, float] = {}
+        self._dropped: dict[str, tuple[float, bool]] = {}
+        self._trouble: str | None = None
         self.keeps_images = True
         self.damaged = False
         self.status = UpkeepStatus()
@@ -135,17 +144,27 @@ class Upkeep:
                 self._next_retention = now + RETAIN_EVERY_S
                 if self.retain():
                     self._next_retention = now
+                self._trouble = None
             if now >= self._next_mark:
                 self._next_mark = now + marks.EVERY_S
                 self._mark()
         except (sqlite3.Error, OSError) as error:
-            log.error("upkeep_failed", error=str(error))
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                log.error("upkeep_failed", error=self._trouble)
             self.note(error)
+            # Not at once: on a disk that takes nothing this thread would do nothing else than fail.
+            self._next_look = self._next_retention = now + LOOK_EVERY_S
         self._work()
+
+    def look_soon(self) -> None:
+        """At the next turn: the store writes again, or no more."""
+        self._next_look = 0.0
 
     def note(self, error: Exception) -> None:
         """A write has failed: look for room at once, or have the next start put a damaged database aside."""
-        self._next_look = self._next_retention = 0.0
+        self.look_soon()
+        self._next_retention = 0.0
         if recovery.is_damage(error) and not self.damaged:
             self.damaged = True
             log.error("database_damaged", error=str(error))
@@ -161,11 +180,13 @@ class Upkeep:
         """
         ballast.lay(self._data_dir, self._config.free_bytes_min)
         more = retention.by_age(self._db, self._frames, self._config, self._images_days, self.clock.age)
+        before = self._rooms()
+        for_the_disk = max(before.database.share, before.images.share) < LOW
         dropped = retention.early(self._db, self._frames, self._rooms)
         for what in dropped:
             if what not in self._dropped:
                 log.warning("dropped_early", what=what)
-            self._dropped[what] = time.monotonic()
+            self._dropped[what] = time.monotonic(), for_the_disk
         tight = self._rooms().disk.share >= LOW
         if tight:
             self._drop_copies(always=True)
@@ -235,7 +256,12 @@ class Upkeep:
             self._next_retention = 0.0
         self.keeps_images = max(rooms.images.share, rooms.disk.share) < CRITICAL
         now = time.monotonic()
-        self._dropped = {what: at for what, at in self._dropped.items() if now - at < _EARLY_HOLDS_S}
+        tight = rooms.disk.share >= _DISK_EASED
+        self._dropped = {
+            what: (at, for_the_disk)
+            for what, (at, for_the_disk) in self._dropped.items()
+            if (tight and for_the_disk) or now - at < (_DISK_HOLDS_S if for_the_disk else _EARLY_HOLDS_S)
+        }
         self.status = UpkeepStatus(
             level=now_level,
             share=round(rooms.share, 3),

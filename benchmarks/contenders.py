@@ -146,11 +146,16 @@ class Server:
 
 
 def appliance(
-    name: str, models: Iterable[Path], scratch: Path, cores: str | None = None, broker: int | None = None
+    name: str,
+    models: Iterable[Path],
+    scratch: Path,
+    cores: str | None = None,
+    broker: int | None = None,
+    more: str = "",
 ) -> tuple[Server, int, Path]:
     """Start the appliance as a user does; its data folder is kept. Returns it, the port of its listener, the data.
 
-    models: folders `<name>`, gathered into one repository.
+    models: folders `<name>`, gathered into one repository. more: further lines of its configuration.
     """
     port, mqtt_port = free_ports(2)
     folder = scratch / name
@@ -162,7 +167,7 @@ def appliance(
     text = (HERE / "appliance.toml").read_text().replace("18080", str(port)).replace("11883", str(mqtt_port))
     if broker is not None:
         text += f'\n[broker]\nhost = "127.0.0.1"\nport = {broker}\n'
-    config.write_text(text)
+    config.write_text(text + more)
     command = [sys.executable, "-m", "appliance", "serve", "--config", str(config)]
     command += ["--data-dir", str(folder / "data"), "--models", str(repository)]
     process = Process(command, folder / "log", cores=cores)

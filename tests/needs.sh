@@ -20,6 +20,7 @@ for need in "$@"; do
   case $need in
     mosquitto) packages+=(mosquitto mosquitto-clients) ;;
     systemd-analyze) packages+=(systemd) ;;
+    systemd-nspawn) packages+=(systemd-container) ;;
     cc) packages+=(gcc libc6-dev) ;;
     java-client)
       packages+=(default-jdk-headless libhttpclient5-java libgeronimo-annotation-1.3-spec-java) ;;

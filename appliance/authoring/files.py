@@ -6,6 +6,7 @@ Nothing is executed here, and nothing of a runtime is imported: pickles in parti
 from __future__ import annotations
 
 import zipfile
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,9 @@ from appliance.errors import ImportRefused
 FileFormat = Literal["onnx", "openvino", "tflite"]
 
 BYTES_MAX = 2 << 30
+
+ZIP_FAULTS = (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, EOFError, zlib.error)
+"""What reading a damaged archive, or one of an unknown kind, raises."""
 
 _NAMES: dict[FileFormat, str] = {"onnx": "model.onnx", "openvino": "model.xml", "tflite": "model.tflite"}
 _SUFFIXES: dict[FileFormat, str] = {"onnx": ".onnx", "openvino": ".xml", "tflite": ".tflite"}
@@ -103,7 +107,7 @@ def _sniff(path: Path, content: bytes) -> FileFormat:
 def _about_archive(path: Path, content: bytes) -> str:
     try:
         names = zipfile.ZipFile(BytesIO(content)).namelist()
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
+    except ZIP_FAULTS:
         return f"{path} is a damaged ZIP archive; copy or export it again"
     if any(name.endswith(".pkl") for name in names):
         return f"{path} is a PyTorch file with a pickle in it, which could run anything when opened; {_FROM_PYTORCH}"

@@ -75,6 +75,7 @@ def _case(path: Path, folder: Path, manifest: ModelManifest, answers: dict[str, 
         verdict=expected.verdict,
         regions=regions,
         tolerances=dict.fromkeys(answers, _SCORE_OFF_MAX),
+        bytes=len(content),
     )
     tolerances = {}
     for name, answer in answers.items():
@@ -125,6 +126,7 @@ def _tensor_case(folder: Path, manifest: ModelManifest) -> GoldenCase:
         media_type="application/json",
         verdict=first.verdict,
         tolerances=tolerances,
+        bytes=path.stat().st_size,
     )
 
 

@@ -12,10 +12,11 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
+from appliance import site_key
 from appliance.authoring import apart
 from appliance.authoring.apart import Probe
 from appliance.authoring.files import ModelSource, read_source
@@ -39,6 +40,9 @@ from appliance.core.tensors import DType, TensorSpec
 from appliance.core.verdict import VerdictRule
 from appliance.errors import ImportRefused, ManifestError
 from appliance.repository import MANIFEST
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 Scale = Literal["0..1", "-1..1", "imagenet", "0..255"]
 Colour = Literal["rgb", "bgr", "gray"]
@@ -103,8 +107,11 @@ class _Form(msgspec.Struct, frozen=True):
     found: Recognised
 
 
-def import_model(paths: Sequence[Path], options: Options, ask: Ask) -> Imported:
-    """Bundle files of one model as variants of a new version. Raises ImportRefused; then nothing is left behind."""
+def import_model(paths: Sequence[Path], options: Options, ask: Ask, key: Ed25519PrivateKey | None = None) -> Imported:
+    """Bundle files of one model as variants of a new version. Raises ImportRefused; then nothing is left behind.
+
+    key: of the site, that signs it.
+    """
     first = _form(paths[0], options, options.output)
     forms = [first, *(_form(path, options, None) for path in paths[1:])]
     for other in forms[1:]:
@@ -124,7 +131,7 @@ def import_model(paths: Sequence[Path], options: Options, ask: Ask) -> Imported:
         assumed.append("any finding sends the part to a person (verdict.count_review_min in the manifest)")
     if options.licence is None:
         assumed.append("licence unknown (--licence)")
-    folder = _write(forms, manifest, options)
+    folder = _write(forms, manifest, options, key)
     golden = tuple(case.file for case in _read_manifest(folder).golden)
     if not options.golden and first.found.kind != "tensor":
         assumed.append("golden cases are made here, not pictures of your line (--golden PICTURE)")
@@ -318,7 +325,7 @@ def _variants(
         if any(variant.name == name for variant in variants):
             raise ImportRefused(f"{form.source.path.name} is a second {name} file; a model has one file of each form")
         files = tuple(
-            ModelFile(path=f"{name}/{file}", sha256=hashlib.sha256(content).hexdigest())
+            ModelFile(path=f"{name}/{file}", sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
             for file, content in form.source.files.items()
         )
         tensors = _inside(inputs, form.probe.inputs) | _inside(
@@ -340,7 +347,7 @@ def _inside(specs: Sequence[TensorSpec], infos: Sequence[apart.TensorInfo]) -> d
     return {spec.name: name for spec, name in zip(specs, names, strict=True)}
 
 
-def _write(forms: Sequence[_Form], manifest: ModelManifest, options: Options) -> Path:
+def _write(forms: Sequence[_Form], manifest: ModelManifest, options: Options, key: Ed25519PrivateKey | None) -> Path:
     """Build the folder beside its place, prove it, and rename it. Raises ImportRefused."""
     place = options.into / manifest.name / manifest.version
     try:
@@ -358,6 +365,8 @@ def _write(forms: Sequence[_Form], manifest: ModelManifest, options: Options) ->
                 raise ImportRefused("the manifest does not read back as it was written")
             for variant in manifest.variants:
                 apart.prove(folder, variant.name)
+            if key is not None:
+                site_key.sign(folder, key, MANIFEST)
             place.parent.mkdir(exist_ok=True)
             folder.rename(place)
             for above in (place.parent, options.into):

@@ -82,12 +82,12 @@ def _postprocess(steps: Postprocess) -> list[str]:
 def _variant(variant: Variant) -> str:
     text = _table(
         "[[variants]]", {"name": variant.name, "format": variant.format, "precision": variant.precision}
-    ) + "".join("\n" + _table("[[variants.files]]", _plain(file)) for file in variant.files)
+    ) + "".join("\n" + _table("[[variants.files]]", _given(file)) for file in variant.files)
     return text + ("\n" + _table("[variants.tensors]", variant.tensors) if variant.tensors else "")
 
 
 def _golden(case: GoldenCase) -> str:
-    fields = {name: value for name, value in _plain(case).items() if value is not None}
+    fields = _given(case)
     tolerances = fields.pop("tolerances")
     return _table("[[golden]]", fields) + "\n" + _table("[golden.tolerances]", tolerances)
 
@@ -96,6 +96,11 @@ def _plain(part: msgspec.Struct, tag: str | None = None) -> dict[str, Any]:
     """Every field, defaults included: who changes a file wants to see what there is."""
     fields = {name: msgspec.to_builtins(getattr(part, name)) for name in part.__struct_fields__}
     return {tag: part.__struct_config__.tag, **fields} if tag else fields
+
+
+def _given(part: msgspec.Struct) -> dict[str, Any]:
+    """Without what is not said."""
+    return {name: value for name, value in _plain(part).items() if value is not None}
 
 
 def _table(header: str, fields: Mapping[str, Any]) -> str:

@@ -10,7 +10,6 @@ import json
 import re
 import sys
 import zipfile
-import zlib
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +19,7 @@ import msgspec
 import numpy as np
 
 from appliance.authoring.apart import Outcome, Probe, Range, Request, Seen, TensorInfo
-from appliance.authoring.files import FileFormat
+from appliance.authoring.files import ZIP_FAULTS, FileFormat
 from appliance.core.tensors import Array
 from appliance.errors import ApplianceError, ImportRefused
 
@@ -183,7 +182,7 @@ def _appended(content: bytes) -> dict[str, str]:
                 found["labels_file"] = text
             elif entry.filename.endswith((".json", ".txt")):
                 found |= _as_dict(text)
-    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, EOFError, zlib.error):
+    except ZIP_FAULTS:
         return found
     return found
 

@@ -57,7 +57,9 @@ def make_command(
 def restore_command(
     folder: Path, path: Path | None, data_dir: str | None, models_dir: str | None, as_json: bool
 ) -> None:
-    """Put the backup in FOLDER in the place of what the box has, which is moved aside. The box must be stopped.
+    """Put the backup in FOLDER in the place of what the box has, which is moved aside.
+
+    A box that runs goes on with what it has and takes the backup at its next start: start it again then.
 
     The backup is verified before anything is changed.
 
@@ -69,6 +71,12 @@ def restore_command(
     done = restore(folder, Path(config.data_dir).absolute(), config.store)
     if as_json:
         click.echo(msgspec.json.encode(done))
+        return
+    if done.at_next_start:
+        click.echo(
+            f"the box runs: it goes on with these {done.results} results when it is started again "
+            "(systemctl restart appliance)"
+        )
         return
     click.echo(f"{done.results} results are back{', with their pictures' if done.images else ''}")
     if done.aside is not None:

@@ -10,58 +10,113 @@ import click
 import msgspec
 
 from appliance.commands import options
+from appliance.commands.signing import KEY_HELP, private_key, sign_command
 from appliance.config import Config, load
-from appliance.errors import ImportRefused, ModelError
+from appliance.errors import ImportRefused, Unsigned
 
 if TYPE_CHECKING:
     from appliance.authoring.check import Report
     from appliance.authoring.importer import Imported, Question
     from appliance.repository import ModelVersion
+    from appliance.state import State
+    from appliance.versions import VersionReport
 
 KINDS = ("classifier", "yolov8", "yolov5", "yolov10", "tensor")
 
 
 @click.group()
 def models() -> None:
-    """See what is installed, bring a model of your own, check it, tune it."""
+    """See what is installed, take an update back, bring a model of your own, check it, tune it."""
 
 
 @models.command("list")
 @options.place
 @options.as_json
 def list_models(path: Path | None, data_dir: str | None, models_dir: str | None, as_json: bool) -> None:
-    """List every version with its variants and the state of its files.
+    """List every version: its slot, where it came from, who signed it, how its tests ended, the state of its files.
+
+    It looks at the disk, whether the box runs or not.
 
     Exit codes: 0 all is well, 1 a version cannot be used.
     """
-    from appliance.repository import model_roots, scan
+    from appliance.repository import model_roots
+    from appliance.trust import trust_of
+    from appliance.versions import versions
 
-    good, broken = scan(model_roots(load(path, data_dir=data_dir, models_dir=models_dir)))
-    listed = [_listed(version) for version in good]
-    listed += [
-        {
-            "name": each.name,
-            "version": each.version,
-            "variants": [],
-            "state": each.error.code,
-            "reason": str(each.error),
-        }
-        for each in broken
-    ]
-    listed.sort(key=lambda each: (each["name"], int(each["version"]) if each["version"].isdecimal() else 0))
+    config = load(path, data_dir=data_dir, models_dir=models_dir)
+    state = _state(config)
+    try:
+        listed = versions(model_roots(config), state, trust_of(config))
+    finally:
+        if state is not None:
+            state.close()
     if as_json:
         click.echo(msgspec.json.encode(listed))
     elif listed:
-        rows = [("NAME", "VERSION", "VARIANTS", "FILES")]
-        rows += [
-            (each["name"], each["version"], ", ".join(each["variants"]), each["reason"] or each["state"])
-            for each in listed
-        ]
-        options.print_table(rows)
+        rows = [("NAME", "VERSION", "SLOT", "ORIGIN", "SIGNED BY", "SELF-TEST", "TRIAL", "VARIANTS", "DIGEST", "FILES")]
+        options.print_table([*rows, *map(_row, listed)])
     else:
         click.echo("no model is installed; bring one: appliance models import FILE")
-    if any(each["state"] != "ok" for each in listed):
+    if any(each.state != "ok" for each in listed):
         raise SystemExit(1)
+
+
+@models.command("roll-back")
+@click.argument("name", required=False)
+@click.option(
+    "--wait", type=click.FloatRange(0), default=150.0, show_default=True, help="seconds, for the box's answer"
+)
+@options.place
+@options.as_json
+def roll_back_command(
+    name: str | None, wait: float, path: Path | None, data_dir: str | None, models_dir: str | None, as_json: bool
+) -> None:
+    """Serve the version before: of model NAME, or of everything that the last update brought.
+
+    What was promoted together goes back together, and does not come again by itself. A box that runs does it at once;
+    one that does not serves the version before when it is started.
+
+    Exit codes: 0 done, 1 there is nothing to go back to or the box refused, 2 wrong option or configuration.
+    """
+    from appliance.orders import roll_back
+
+    config = load(path, data_dir=data_dir, models_dir=models_dir)
+    done = roll_back(config, name, f"command:{options.user()}", wait)
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+    elif done.running:
+        click.echo(done.text)
+    else:
+        click.echo(f"{done.text}; the box does not run, and serves so when it is started")
+
+
+@models.command("gc")
+@click.option("--dry-run", is_flag=True, help="only say what would go")
+@options.place
+@options.as_json
+def gc_command(dry_run: bool, path: Path | None, data_dir: str | None, models_dir: str | None, as_json: bool) -> None:
+    """Remove versions of updates that are neither current, nor previous, nor on trial.
+
+    What you imported yourself stays.
+    """
+    from appliance.unused import find_unused, remove, remove_left_over
+
+    state = _state(load(path, data_dir=data_dir, models_dir=models_dir))
+    try:
+        found = [] if state is None else find_unused(state)
+        if state is not None and not dry_run:
+            remove(found)
+            remove_left_over(state)
+    finally:
+        if state is not None:
+            state.close()
+    if as_json:
+        click.echo(msgspec.json.encode({"removed": not dry_run, "versions": found}))
+        return
+    for each in found:
+        click.echo(f"{each.name} {each.version}: {each.bytes / 1e6:.1f} MB {'would go' if dry_run else 'removed'}")
+    if not found:
+        click.echo("every version of an update is in use")
 
 
 @models.command("import")
@@ -81,6 +136,7 @@ def list_models(path: Path | None, data_dir: str | None, models_dir: str | None,
     "--into", type=click.Path(path_type=Path), help="a model repository  [default: models in the data folder]"
 )
 @click.option("--licence", help="of the model")
+@click.option("--key", type=click.Path(path_type=Path), help=f"sign it: {KEY_HELP}")
 @click.option("--yes", is_flag=True, help="ask nothing: what has a usual value gets it, anything else is an error")
 @options.place
 @options.as_json
@@ -89,6 +145,7 @@ def import_command(
     labels: str | None,
     labels_file: Path | None,
     into: Path | None,
+    key: Path | None,
     yes: bool,
     path: Path | None,
     data_dir: str | None,
@@ -99,7 +156,8 @@ def import_command(
     """Bundle ONNX, TFLite or OpenVINO (.xml with its .bin) FILES of one model as a new version.
 
     What the files do not tell is asked on a terminal; without one it is an error that names the option. Files are read
-    and tried in a process of their own, and the version appears only when it works.
+    and tried in a process of their own, and the version appears only when it works. A provisioned box runs it only with
+    --key.
 
     Exit codes: 0 done, 1 refused, 2 wrong option or configuration.
     """
@@ -108,17 +166,23 @@ def import_command(
     config = load(path, data_dir=data_dir, models_dir=models_dir)
     if into is None:
         into = Path(models_dir) if models_dir else Path(config.data_dir) / "models"
+        if config.updates.root is not None and key is None:
+            raise Unsigned("this box runs signed models only; give --key the site's private key")
+    private = None if key is None else private_key(key, config)
     try:
         given = msgspec.convert(
             {**said, "labels": _labels(labels, labels_file), "into": into}, Options, dec_hook=lambda _, value: value
         )
     except msgspec.ValidationError as error:
         raise click.UsageError(f"{error}") from error
-    imported = import_model(files, given, _refuse if yes or not sys.stdin.isatty() else _prompt)
+    imported = import_model(files, given, _refuse if yes or not sys.stdin.isatty() else _prompt, private)
     if as_json:
         click.echo(msgspec.json.encode(msgspec.to_builtins(imported, enc_hook=str)))
     else:
         _tell(imported, config)
+
+
+models.add_command(sign_command)
 
 
 @models.command("check")
@@ -192,8 +256,9 @@ def tune_command(name: str, path: Path | None, data_dir: str | None, models_dir:
 def _find(config: Config, name: str, version: str | None) -> ModelVersion:
     from appliance.errors import ModelNotFound
     from appliance.repository import model_roots, scan
+    from appliance.trust import trust_of
 
-    good, broken = scan(model_roots(config))
+    good, broken = scan(model_roots(config), trust_of(config))
     named = [each for each in good if each.manifest.name == name and version in (None, each.manifest.version)]
     if named:
         return max(named, key=lambda each: int(each.manifest.version))
@@ -205,28 +270,42 @@ def _find(config: Config, name: str, version: str | None) -> ModelVersion:
     raise ModelNotFound(f"there is no model {asked}; there are {', '.join(known) or 'none'}")
 
 
-def _listed(version: ModelVersion) -> dict[str, Any]:
-    """Every file is read and its SHA-256 compared."""
-    from appliance.repository import read_golden, read_variant
+def _state(config: Config) -> State | None:
+    """Without changing it; None before the first start of a box."""
+    from appliance.state import State
 
-    manifest, reason = version.manifest, None
-    try:
-        for variant in manifest.variants:
-            read_variant(version, variant)
-        for case in manifest.golden:
-            read_golden(version, case)
-    except ModelError as error:
-        reason = str(error)
-    return {
-        "name": manifest.name,
-        "version": manifest.version,
-        "title": manifest.title,
-        "folder": str(version.folder),
-        "variants": [variant.name for variant in manifest.variants],
-        "signed": version.signed,
-        "state": "ok" if reason is None else "damaged",
-        "reason": reason,
-    }
+    data_dir = Path(config.data_dir).absolute()
+    return State(data_dir, read_only=True) if (data_dir / "state" / "state.db").exists() else None
+
+
+def _row(each: VersionReport) -> tuple[str, ...]:
+    signed_by = each.signed_by
+    if isinstance(signed_by, dict):
+        keys = ", ".join(str(key)[:8] for key in signed_by.get("keys", ()))
+        signed_by = f"{signed_by.get('role', '?')} ({keys})"
+    trial = "" if each.trial is None else each.trial.state
+    if each.blocked is not None:
+        trial = f"{trial}, blocked" if trial else "blocked"
+    return (
+        each.name,
+        each.version,
+        each.slot or "",
+        each.origin,
+        str(signed_by or "nobody"),
+        _told_test(each.self_test),
+        trial,
+        ", ".join(each.variants),
+        (each.digest or "")[:12],
+        each.reason or each.state,
+    )
+
+
+def _told_test(test: Any) -> str:
+    if not isinstance(test, dict):
+        return ""
+    if not test.get("passed"):
+        return str(test.get("code") or "failed")
+    return f"passed, {test['cases']} cases" if "cases" in test else "passed"
 
 
 def _labels(labels: str | None, labels_file: Path | None) -> tuple[str, ...] | None:

@@ -155,11 +155,8 @@ def erase_command(
     if as_json:
         click.echo(json.dumps(done))
     else:
-        click.echo(
-            "erased: {results} results, {images} pictures, {readings} readings, {letters} unusable messages".format(
-                **done
-            )
-        )
+        words = "erased: {results} results, {images} pictures, {readings} readings, {letters} unusable messages"
+        click.echo((words + ", {unsent} results that waited for central").format(**done))
 
 
 def _erase_here(config: Config, wanted: Any) -> dict[str, int]:

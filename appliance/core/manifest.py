@@ -19,6 +19,7 @@ from appliance.errors import ManifestError
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Length = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 Format = Literal["openvino", "onnx", "tflite", "remote"]
 Kind = Literal["image", "window", "tensor"]
 """What one input of a model is."""
@@ -108,10 +109,11 @@ class Postprocess(_Part, frozen=True, kw_only=True):
 
 
 class ModelFile(_Part, frozen=True, kw_only=True):
-    """A file of a variant, relative to the manifest."""
+    """A file of a variant, relative to the manifest. bytes: its length; a published model says it of every file."""
 
     path: str
     sha256: Sha256
+    bytes: Length | None = None
 
     def __post_init__(self) -> None:
         check_relative(self.path)
@@ -169,6 +171,7 @@ class GoldenCase(_Part, frozen=True, kw_only=True):
     verdict: Verdict
     regions: tuple[GoldenRegion, ...] | None = None
     tolerances: dict[str, float]
+    bytes: Length | None = None
 
     def __post_init__(self) -> None:
         check_relative(self.file)
@@ -183,6 +186,7 @@ class CheckSet(_Part, frozen=True, kw_only=True):
 
     file: str
     sha256: Sha256
+    bytes: Length | None = None
 
     def __post_init__(self) -> None:
         check_relative(self.file)
@@ -236,6 +240,12 @@ class ModelManifest(_Part, frozen=True, kw_only=True):
         if isinstance(self.preprocess, ImagePreprocess):
             return "image"
         return "tensor" if isinstance(self.preprocess, TensorPreprocess) else "window"
+
+    def files(self) -> dict[str, ModelFile]:
+        """Every file that the manifest names, by its path: of all variants, the golden cases and the check set."""
+        named = {file.path: file for variant in self.variants for file in variant.files}
+        cases = (*self.golden, *((self.check,) if self.check is not None else ()))
+        return named | {each.file: ModelFile(path=each.file, sha256=each.sha256, bytes=each.bytes) for each in cases}
 
     def _check_sizes(self) -> None:
         """What the steps hand over and take back must fit the tensors."""

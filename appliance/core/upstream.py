@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
@@ -20,15 +21,24 @@ _NOT_NOW = frozenset({408, 409, 423, 424, 425, 429})
 _PUBLISH_NEVER = frozenset({0x90, 0x95, 0x99})
 _PUBLISH_WRONG = frozenset({0x87})
 _PUBLISH_FAILED = 0x80
+_PAGE = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype html|html)", re.IGNORECASE)
 
 
-def fate_of_status(status: int) -> Fate:
-    """Of an HTTP request. A redirect is never followed: it would lead, with our token, where nobody allowed."""
+def fate_of_answer(status: int, content: bytes) -> Fate:
+    """Of an HTTP request. A redirect is never followed: it would lead, with our token, where nobody allowed.
+
+    A web page says nothing of what was sent: a portal or a proxy gives it to everybody, with status 200.
+    """
     if 200 <= status < 300:
-        return "taken"
+        return "wrong" if is_page(content) else "taken"
     if status in _NEVER:
         return "refused"
     return "later" if status >= 500 or status in _NOT_NOW else "wrong"
+
+
+def is_page(content: bytes) -> bool:
+    """Whether it begins as HTML does."""
+    return _PAGE.match(content) is not None
 
 
 def fate_of_reason(reason: int) -> Fate:

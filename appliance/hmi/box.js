@@ -11,6 +11,12 @@ const ALARMS = 10; // Of the past, on the page; /v1/alarms has more.
 const GOOD = new Set(["ready", "ok", "listening", "connected", "none"]);
 const BAD = new Set(["failed", "full", "failing", "silent", "dark", "blurred", "active"]);
 const KEPT = { all: "all are kept", findings: "findings are kept", none: "none is kept" };
+const ORIGINS = {
+  shipped: "shipped with the appliance",
+  update: "signed update",
+  import: "signed by this site",
+  folder: "unsigned folder",
+};
 
 export function boxPage(root) {
   const grid = h("div", { class: "tiles" });
@@ -136,7 +142,7 @@ function model(each) {
       ["Takes", takes(each)],
       ["Knows", each.labels.map(labelText).join(", ")],
       ["Runs as", each.variant && `${each.variant} (${each.runtime})`],
-      ["Origin", each.digest && `${each.signed ? "signed" : "unsigned"}, ${each.digest.slice(0, 12)}`],
+      ["Origin", each.digest && `${ORIGINS[each.origin]}, ${each.digest.slice(0, 12)}`],
       ["Judged", `${each.requests}${each.errors ? `, ${each.errors} failed` : ""}`],
       [
         "Model time",

@@ -30,6 +30,7 @@ from appliance.http import (
     sources,
     status,
     triggers,
+    updates,
 )
 from appliance.http.call import Door
 from appliance.http.oip import oip_door
@@ -96,6 +97,7 @@ def create_app(
             recipes.list_changes,
             triggers.pull,
             triggers.show_beat,
+            *updates.HANDLERS,
             docs.docs_page,
             docs.openapi_document,
             docs.asyncapi_document,

@@ -47,7 +47,8 @@ from appliance.http.several import hurried, judge_pictures
 from appliance.http.status import Status
 from appliance.pipeline import Answer, Pipeline, now
 from appliance.served import ServedModel, Stats
-from appliance.slots import Slot, Slots
+from appliance.slot import Place
+from appliance.slots import Slots
 
 SERVER = "edge-inference-appliance"
 EXTENSIONS = (
@@ -119,7 +120,7 @@ class _Server:
                 ready = self._status.ready()
                 return _json({"ready": ready}, 200 if ready else 503)
             case ["models", "stats"]:
-                return _json({"model_stats": [_stats(slot.served) for slot in self._slots.slots() if slot.served]})
+                return _json({"model_stats": [_stats(each) for slot in self._slots.slots() for each in slot.loaded()]})
             case ["models", model, "versions", version, *what]:
                 return self._show_model(model, version, what)
         return self._show_model(path[1], None, path[2:])
@@ -129,12 +130,18 @@ class _Server:
             ready = self._is_ready(model, version)
             return _json({"name": model, "ready": ready}, 200 if ready else 503)
         served = self._slots.choose(model, version)
+        loaded = [served] if version is not None else self._loaded(served)
         match what:
             case ["config"]:
                 return _json(_config(served))
             case ["stats"]:
-                return _json({"model_stats": [_stats(served)]})
-        return _json(_metadata(served))
+                return _json({"model_stats": [_stats(each) for each in loaded]})
+        return _json(_metadata(served, [each.manifest.version for each in loaded]))
+
+    def _loaded(self, served: ServedModel) -> list[ServedModel]:
+        """Every version of its model that can be asked now."""
+        slots = [slot for slot in self._slots.slots() if slot.name == served.manifest.name]
+        return [each for slot in slots for each in slot.loaded()] or [served]
 
     def _is_ready(self, model: str, version: str | None) -> bool:
         try:
@@ -144,10 +151,10 @@ class _Server:
         return True
 
     def _index(self, body: bytes) -> Reply:
-        slots = self._slots.slots()
+        places = [(slot.name, place) for slot in self._slots.slots() for _, place in slot.places()]
         if body and _object(body).get("ready") is True:
-            slots = [slot for slot in slots if slot.state == "ready"]
-        return _json([_entry(slot) for slot in slots])
+            places = [(name, place) for name, place in places if place.state == "ready"]
+        return _json([_entry(name, place) for name, place in places])
 
     async def _change(self, model: str, action: str, body: bytes) -> Reply:
         given = _object(body).get("parameters") if body else None
@@ -172,9 +179,11 @@ class _Server:
             asked = _read(body, length, served.manifest)
         parameters = asked.wire.parameters
         source, part = origin(call, _given(parameters), DEFAULT_SOURCE)
+        # What is told of several answers, or by labels, is told of one version, whatever begins to serve meanwhile.
+        is_one = len(asked.pictures or ()) > 1 or any(output.classification for output in asked.outputs)
         request = InferenceRequest(
             model=model,
-            version=version,
+            version=served.manifest.version if is_one else version,
             tensors=asked.tensors,
             outputs=True,
             source=source,
@@ -186,10 +195,15 @@ class _Server:
             deadline_s=_timeout_s(parameters.get("timeout"), call),
             on_loop=True,
         )
-        if asked.pictures is None:
-            answers = [await await_answer(self._pipeline.submit(hurried(request, began)))]
-        else:
-            answers = await judge_pictures(self._pipeline, request, asked.pictures, began)
+        try:
+            if asked.pictures is None:
+                answers = [await await_answer(self._pipeline.submit(hurried(request, began)))]
+            else:
+                answers = await judge_pictures(self._pipeline, request, asked.pictures, began)
+        except VersionNotFound as error:
+            if request.version == version:
+                raise
+            raise ModelNotReady(f"model {model} was replaced meanwhile; send it again") from error
         _check_one_model(answers, asked.outputs, served)
         labels = served.manifest.labels
         if _numbers(answers, asked.outputs) * BYTES_PER_NUMBER > PARSED_ON_LOOP_MAX:
@@ -420,11 +434,11 @@ def _answered(output: oip.AskedOutput, answers: Sequence[Answer], labels: Sequen
     return output.name, array, output.binary
 
 
-def _metadata(served: ServedModel) -> Mapping[str, Any]:
+def _metadata(served: ServedModel, versions: Sequence[str]) -> Mapping[str, Any]:
     manifest = served.manifest
     return {
         "name": manifest.name,
-        "versions": [manifest.version],
+        "versions": versions,
         "platform": _PLATFORMS[served.variant.format],
         "inputs": [_tensor(spec) for spec in manifest.inputs],
         "outputs": [_tensor(spec) for spec in manifest.outputs],
@@ -490,8 +504,8 @@ def _stats(served: ServedModel) -> Mapping[str, Any]:
         }
 
 
-def _entry(slot: Slot) -> Mapping[str, Any]:
-    return {"name": slot.name, "version": slot.version, "state": _STATES[slot.state], "reason": slot.reason or ""}
+def _entry(name: str, place: Place) -> Mapping[str, Any]:
+    return {"name": name, "version": place.version, "state": _STATES[place.state], "reason": place.reason or ""}
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -43,6 +43,7 @@ _STATUS: dict[type[Exception], int] = {
     errors.AnswerLate: 504,
     errors.Interrupted: 503,
     errors.BackupError: 409,
+    errors.OrderRefused: 409,
     errors.StoreFull: 507,
     errors.StoreError: 503,
     errors.AddressRefused: 403,

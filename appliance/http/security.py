@@ -6,12 +6,12 @@ The seam for keys and TLS: `check_address` decides at start, `check_request` for
 from __future__ import annotations
 
 import functools
-import ipaddress
 from typing import Any
 from urllib.parse import urlsplit
 
 from litestar import Request
 
+from appliance.core.address import is_loopback
 from appliance.errors import AddressRefused, NotFound
 
 HEADERS = {
@@ -31,15 +31,6 @@ def check_address(host: str, what: str) -> None:
             f"{what} is {host!r}: this version has no logins yet and listens on this machine only; "
             "use 127.0.0.1, and a reverse proxy with a login for other machines"
         )
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 # Every request of a client names the same host.

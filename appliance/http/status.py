@@ -15,6 +15,7 @@ from litestar.di import NamedDependency
 from appliance import __version__
 from appliance.core.manifest import WindowPreprocess
 from appliance.core.route_report import RouteReport
+from appliance.core.upstream_report import UpstreamReport
 from appliance.disk import free_bytes
 from appliance.history import History, LastDeadLetter
 from appliance.lanes import Devices, LanesStatus
@@ -23,7 +24,9 @@ from appliance.plant.counts import TriggerReport
 from appliance.plant.recipes import RecipeReport, Recipes
 from appliance.plant.triggers import Triggers
 from appliance.plant.watch import SourceWatch, WatchedSource
-from appliance.slots import Slot, Slots
+from appliance.served import ServedModel
+from appliance.slot import Place, Slot
+from appliance.slots import Slots
 from appliance.store import Store
 from appliance.tuning import Choice
 from appliance.upkeep import UpkeepStatus
@@ -38,10 +41,27 @@ class Problem(msgspec.Struct, frozen=True):
     message: str
 
 
+class BesideReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Another version of a model. state: `ready` while it is loaded."""
+
+    version: str
+    state: str
+    reason: str | None
+    digest: str | None
+    signed: bool
+    origin: str | None
+    requests: int
+    errors: int
+    infer_ms_p50: float | None
+    infer_ms_p99: float | None
+
+
 class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     """note: what is not as it was asked for, and why. choice: what was measured on this box, and taken.
 
-    on_loop: so quick that it runs without a lane.
+    on_loop: so quick that it runs without a lane. signed: whether this box has checked a signature over its manifest.
+    origin: `shipped` with the appliance, `update`, `import` signed by the site's key, or `folder`, which nobody signed.
+    candidate: what is tried beside it. previous: what it can go back to.
     """
 
     name: str
@@ -59,6 +79,7 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     digest: str | None
     signed: bool
+    origin: str | None
     score_unit: str | None
     score_review_min: float | None
     score_ng_min: float | None
@@ -68,6 +89,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
     infer_ms_p50: float | None
     infer_ms_p99: float | None
+    candidate: BesideReport | None
+    previous: BesideReport | None
 
 
 class StoreReport(msgspec.Struct, frozen=True):
@@ -132,7 +155,7 @@ class BoxReport(msgspec.Struct, frozen=True, kw_only=True):
     lanes: list[LanesStatus]
     store: StoreReport
     mqtt: MqttReport
-    upstreams: list[Any]
+    upstreams: list[UpstreamReport]
     dead_letters: DeadLetters
     problems: list[Problem]
     alarms: tuple[Alarm, ...]
@@ -157,7 +180,7 @@ class Status:
         ready_requires: tuple[str, ...],
         named_models: Sequence[tuple[str, str]],
         mqtt: Callable[[], MqttReport],
-        upstreams: Callable[[], list[Any]],
+        upstreams: Callable[[], list[UpstreamReport]],
         alarms: Alarms,
         recipes: Recipes,
         watch: SourceWatch,
@@ -278,7 +301,7 @@ def _model_report(slot: Slot) -> ModelReport:
     served = slot.served
     steps: Any = manifest.preprocess if manifest is not None else None
     window = steps if isinstance(steps, WindowPreprocess) else None
-    times = sorted(served.stats.infer_ms) if served is not None else []
+    p50, p99 = _times(served)
     return ModelReport(
         name=slot.name,
         version=slot.version,
@@ -295,6 +318,7 @@ def _model_report(slot: Slot) -> ModelReport:
         reason=slot.reason,
         digest=slot.on_disk.digest if slot.on_disk is not None else None,
         signed=slot.on_disk.signed if slot.on_disk is not None else False,
+        origin=slot.on_disk.origin if slot.on_disk is not None else None,
         score_unit=manifest.postprocess.score_unit if manifest is not None else None,
         score_review_min=manifest.verdict.score_review_min if manifest is not None else None,
         score_ng_min=manifest.verdict.score_ng_min if manifest is not None else None,
@@ -302,6 +326,33 @@ def _model_report(slot: Slot) -> ModelReport:
         window_size=window.size if window is not None else None,
         requests=served.stats.requests if served is not None else 0,
         errors=served.stats.errors if served is not None else 0,
-        infer_ms_p50=round(statistics.median(times), 3) if times else None,
-        infer_ms_p99=round(times[int(len(times) * 0.99)], 3) if times else None,
+        infer_ms_p50=p50,
+        infer_ms_p99=p99,
+        candidate=None if slot.candidate is None else _beside_report(slot.candidate),
+        previous=None if slot.previous is None else _beside_report(slot.previous),
     )
+
+
+def _beside_report(place: Place) -> BesideReport:
+    served = place.served
+    p50, p99 = _times(served)
+    return BesideReport(
+        version=place.version,
+        state=place.state,
+        reason=place.reason,
+        digest=None if place.on_disk is None else place.on_disk.digest,
+        signed=place.on_disk is not None and place.on_disk.signed,
+        origin=None if place.on_disk is None else place.on_disk.origin,
+        requests=0 if served is None else served.stats.requests,
+        errors=0 if served is None else served.stats.errors,
+        infer_ms_p50=p50,
+        infer_ms_p99=p99,
+    )
+
+
+def _times(served: ServedModel | None) -> tuple[float | None, float | None]:
+    """Median and 99th percentile of the last calls, in milliseconds; None before the first."""
+    times = [] if served is None else sorted(served.stats.infer_ms)
+    if not times:
+        return None, None
+    return round(statistics.median(times), 3), round(times[int(len(times) * 0.99)], 3)

@@ -1,6 +1,7 @@
 """TensorFlow Serving's REST door: status, metadata, predict, classify and regress of its clients, unchanged.
 
-Wire format: tensorflow/serving, api_rest.md. Errors are {"error": ...}. The label `stable` is the version that serves.
+Wire format: tensorflow/serving, api_rest.md. Errors are {"error": ...}. The label `stable` is the version that
+serves, `canary` the one that is tried beside it, and `stable` again while there is none.
 """
 
 from __future__ import annotations
@@ -38,12 +39,11 @@ from appliance.http.origin import deadline_s, origin, plain_body
 from appliance.http.problems import error_headers, status_of
 from appliance.http.several import hurried, judge_pictures
 from appliance.pipeline import Answer, Pipeline, now
-from appliance.slots import Slot, Slots
+from appliance.slot import LABELS, Place, Slot, find
+from appliance.slots import Slots
 
 DEFAULT_SOURCE = "tfs"
 SIGNATURE = "serving_default"
-STABLE = "stable"
-
 _VERBS = ("predict", "classify", "regress")
 _DTYPES = {
     "bool": "DT_BOOL",
@@ -65,6 +65,11 @@ class _Target(msgspec.Struct, frozen=True):
     version: str | None = None
     label: str | None = None
     verb: str = ""
+
+    @property
+    def asked(self) -> str | None:
+        """As `Slots.choose` takes it."""
+        return self.label or self.version
 
 
 class _Body(msgspec.Struct, frozen=True):
@@ -112,7 +117,7 @@ class _Serving:
         allow = "POST" if target.verb in _VERBS else "GET, HEAD"
         if call.method not in allow.split(", "):
             raise wrong_method(call, allow)
-        if target.label not in (None, STABLE):
+        if target.label is not None and target.label not in LABELS:
             raise VersionNotFound(f"Could not find version label {target.label!r} of model {target.model}")
         if not target.verb:
             return _json(self._status(target))
@@ -122,7 +127,7 @@ class _Serving:
 
     def _choose(self, target: _Target) -> ModelManifest:
         try:
-            return self._slots.choose(target.model, target.version).manifest
+            return self._slots.choose(target.model, target.asked).manifest
         except (ModelNotFound, VersionNotFound) as error:
             name = target.model
             asked = f"Latest({name})" if target.version is None else f"Specific({name}, {target.version})"
@@ -132,10 +137,7 @@ class _Serving:
         found = [slot for slot in self._slots.slots() if slot.name == target.model]
         if not found:
             raise ModelNotFound(f"Could not find any versions of model {target.model}")
-        found = [slot for slot in found if target.version in (None, slot.version)]
-        if not found:
-            raise VersionNotFound(f"Could not find version {target.version} of model {target.model}")
-        return {"model_version_status": [_version_status(slot) for slot in found]}
+        return {"model_version_status": [_version_status(each) for each in _places(found[0], target)]}
 
     async def _judge(self, call: Call, target: _Target) -> Reply:
         began = time.monotonic()
@@ -148,9 +150,11 @@ class _Serving:
         if asked.tensors is not None:
             check_rows(asked.tensors, manifest)
         source, part = origin(call, {}, DEFAULT_SOURCE)
+        # One version answers all pictures of a call, whatever begins to serve meanwhile.
+        is_one = len(asked.pictures or ()) > 1
         request = InferenceRequest(
             model=target.model,
-            version=target.version,
+            version=manifest.version if is_one else target.asked,
             tensors=asked.tensors,
             outputs=target.verb == "predict",
             source=source,
@@ -160,10 +164,15 @@ class _Serving:
             deadline_s=deadline_s(call),
             on_loop=True,
         )
-        if asked.pictures is None:
-            answers = [await await_answer(self._pipeline.submit(hurried(request, began)))]
-        else:
-            answers = await judge_pictures(self._pipeline, request, asked.pictures, began)
+        try:
+            if asked.pictures is None:
+                answers = [await await_answer(self._pipeline.submit(hurried(request, began)))]
+            else:
+                answers = await judge_pictures(self._pipeline, request, asked.pictures, began)
+        except VersionNotFound as error:
+            if request.version == target.asked:
+                raise
+            raise ModelNotReady(f"model {target.model} was replaced meanwhile; try again") from error
         headers = cache_headers(answer.cached for answer in answers)
         if target.verb == "predict":
             outputs = _join(answers, manifest)
@@ -408,10 +417,20 @@ def _tensor_info(spec: TensorSpec) -> dict[str, Any]:
     }
 
 
-def _version_status(slot: Slot) -> dict[str, Any]:
-    failed = slot.state == "failed"
-    status = {"error_code": "UNKNOWN" if failed else "OK", "error_message": (slot.reason or "") if failed else ""}
-    return {"version": slot.version, "state": _STATES[slot.state], "status": status}
+def _places(slot: Slot, target: _Target) -> list[Place]:
+    """The versions that a path names, those without a name all of them, the newest first. Raises VersionNotFound."""
+    if target.label is not None:
+        return [find(slot, target.label)]
+    found = [place for _, place in slot.places() if target.version in (None, place.version)]
+    if not found:
+        raise VersionNotFound(f"Could not find version {target.version} of model {target.model}")
+    return sorted(found, key=lambda place: int(place.version) if place.version.isdecimal() else 0, reverse=True)
+
+
+def _version_status(place: Place) -> dict[str, Any]:
+    failed = place.state == "failed"
+    status = {"error_code": "UNKNOWN" if failed else "OK", "error_message": (place.reason or "") if failed else ""}
+    return {"version": place.version, "state": _STATES[place.state], "status": status}
 
 
 def _json(content: object, headers: Mapping[str, str] | None = None) -> Reply:

@@ -36,7 +36,8 @@ from appliance.http.origin import FIELDS, deadline_s, origin, plain_body
 from appliance.http.problems import error_headers, status_of
 from appliance.http.several import hurried
 from appliance.pipeline import Answer, Pipeline, now
-from appliance.slots import Slot, Slots
+from appliance.slot import Slot
+from appliance.slots import Slots
 
 DEFAULT_SOURCE = "deepstack"
 CONFIDENCE_MIN = 0.4

@@ -117,12 +117,12 @@ class Batch:
         end = 0
         for number, new, way in zip(numbers, self._readings, self._ways, strict=True):
             begin, end = end, end + len(new.samples) // 4
+            _, readings = joined.setdefault((new.route, new.source), (way.route, []))
             if number is None:
                 self.duplicates += 1
                 continue
             samples = flat[begin:end].reshape(-1, new.channels)
-            reading = Reading(number, samples, new.at, new.part, new.flags, came_at)
-            joined.setdefault((new.route, new.source), (way.route, []))[1].append(reading)
+            readings.append(Reading(number, samples, new.at, new.part, new.flags, came_at))
         left = len(joined)
 
         def one_settled() -> None:
@@ -131,8 +131,9 @@ class Batch:
             if left == 0:
                 settled(self)
 
-        if not joined:
-            settled(self)
         for (_, source), (route, readings) in joined.items():
             # The streams' thread alone calls back.
-            streams.add_all(route, source, readings, one_settled)
+            if readings:
+                streams.add_all(route, source, readings, one_settled)
+            else:
+                streams.repeated(route, source, one_settled)

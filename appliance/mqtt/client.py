@@ -201,7 +201,7 @@ class BrokerClient:
 
     def _run(self) -> None:
         """Connect, and again for as long as the box runs; a pause with jitter keeps boxes from coming all at once."""
-        pause_s = _FIRST_RETRY_S
+        first_s = pause_s = min(_FIRST_RETRY_S, self._config.reconnect_s_max)
         while not self._stopping.is_set():
             began = self._epoch
             self._turned_away = False
@@ -221,14 +221,14 @@ class BrokerClient:
                 self._reason = f"{type(error).__name__}: {error}"
             self._lost()
             if self._epoch != began:
-                pause_s = _FIRST_RETRY_S
+                pause_s = first_s
             self._stopping.wait(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(pause_s * 2, self._config.reconnect_s_max)
 
     def _connect(self) -> None:
         config = self._config
-        if self._paho.max_inflight_messages != self._in_flight_max:
-            self._paho.max_inflight_messages_set(self._in_flight_max)
+        # Its setter refuses for as long as paho has not noticed that the last connection is gone.
+        self._paho._max_inflight_messages = self._in_flight_max
         if self._version < 5:
             self._paho.connect(config.host, config.port, config.keep_alive_s)
             return

@@ -28,7 +28,7 @@ from appliance.plant.asked import Asked, ReplyTo
 from appliance.plant.cameras import Cameras
 from appliance.plant.triggers import Triggers
 from appliance.store import Store
-from appliance.writes import DeadLetter, Done, Write, Written, both, when_added
+from appliance.writes import DeadLetter, Done, Outgoing, Write, Written, both, when_added
 
 log = structlog.get_logger("commands")
 
@@ -66,6 +66,7 @@ class Commands:
         broker: str | None,
         reply: Reply,
         announce_letter: Callable[[DeadLetter], None],
+        outgoing_letter: Callable[[DeadLetter], tuple[Outgoing, ...]],
     ) -> None:
         self._triggers = triggers
         self._cameras = cameras
@@ -80,6 +81,7 @@ class Commands:
         self._broker = broker
         self._reply = reply
         self._announce_letter = announce_letter
+        self._outgoing_letter = outgoing_letter
         self._handlers: dict[str, Callable[[InboundMessage, Acknowledge], None]] = {}
         for topic, names in cameras.topics.items():
             self._handlers[topic] = partial(self._frame, names)
@@ -220,12 +222,14 @@ class Commands:
             client=message.client,
             code=error.code,
             reason=str(error),
-            payload=self._keepable(camera, message.payload),
+            payload=message.payload,
         )
-
+        # Whoever is told hears how long it was, whatever of it may be kept.
+        kept = msgspec.structs.replace(letter, payload=self._keepable(camera, message.payload))
+        outbox = self._outgoing_letter(letter)
         done = both(self._taken(None, ack), when_added(partial(self._announce_letter, letter)))
         try:
-            self._store.submit(Write(dead_letter=letter, must=message.qos > 0, done=done))
+            self._store.submit(Write(dead_letter=kept, outbox=outbox, must=message.qos > 0, done=done))
         except ApplianceError:
             return  # at QoS 0, and there is no room
 

@@ -1,7 +1,7 @@
 """The MQTT side put together: the listener, the site broker, their one intake, and what the box publishes.
 
-Out: `appliance/<device>/results/<model>/<source>`, `.../deadletter`, `.../alarms`, retained, and `.../status`,
-retained, with a beat and, at the broker, a last will. What it says for PLCs is in `plc.py`.
+Out: `appliance/<device>/results/<model>/<source>`, `.../deadletter`, `.../alarms` and `.../updates`, retained, and
+`.../status`, retained, with a beat and, at the broker, a last will. What it says for PLCs is in `plc.py`.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ class MqttDoor:
             broker=None if config.broker is None else broker_name(config.broker),
             reply=lambda topic, body, where: self.for_plcs.reply(topic, body, where),
             announce_letter=self._announce_letter,
+            outgoing_letter=pipeline.letter_rows,
         )
         sessions = {each.client_id: each for each in map(_SESSION.decode, store.sessions())}
         self.listener: Listener | None = None
@@ -173,6 +174,10 @@ class MqttDoor:
         if self.listener is not None and self.listener.subscriptions:
             self.listener.publish(self._result_topic(result), body, qos=1, content_type="application/json")
         self.for_plcs.result(result)
+
+    def tell_update(self, body: bytes) -> None:
+        """The last step of an update, kept for whoever subscribes later."""
+        self._publish(self._topic("updates"), body, retain=True)
 
     def alarms_changed(self) -> None:
         """The next tick publishes what `alarms` gives: one thread alone, so that no older list comes last."""

@@ -195,7 +195,7 @@ class Intake:
             if isinstance(source, FieldError):
                 self._dead_letter(message, source, settle)
                 continue
-            acceptance = self._receipts.accept(message, route.name, settle)
+            acceptance = self._receipts.accept(message, route.name, partial(self._repeated, route, source, settle))
             if acceptance.known:
                 self._duplicates += 1
                 continue
@@ -319,6 +319,9 @@ class Intake:
                 self._matched[topic] = matched
         return matched
 
+    def _repeated(self, route: RouteConfig, source: str, settle: Acknowledge) -> None:
+        self._streams.repeated(route, source, settle)
+
     def _deliver(self, arrival: _Arrival) -> None:
         """Raises ApplianceError for what cannot be used."""
         message, route = arrival.message, arrival.route
@@ -352,7 +355,7 @@ class Intake:
                 self._dropped += 1
             elif (number := outcome.reading_ids[0]) is None:
                 self._duplicates += 1
-                arrival.settled()
+                self._streams.repeated(route, source, arrival.settled)
             else:
                 reading = Reading(number, readings.samples, at, readings.part, arrival.flags, times=readings.times)
                 self._streams.add(route, source, reading, arrival.settled)

@@ -14,7 +14,7 @@ from appliance.store import Store
 from appliance.writes import Write
 
 WATCHFUL_S = 60.0
-"""How long after the start every input is suspected, once the box went down twice in a row."""
+"""How long after the start every picture is suspected, once the box went down twice in a row."""
 
 _WATCHFUL_STOPS = 2
 _ONCE, _TWICE = b"\1", b"\2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from itertools import takewhile
 
 import msgspec
 
@@ -42,7 +43,9 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Stream:
-    """Only the windows thread touches it. readings: from the cursor on. restored: the last one from before the start.
+    """Only the windows thread touches it. readings: from the cursor on.
+
+    restored: the last one from before the start; 0 once the window is done that may have been under way then.
 
     Raises ConfigError when the route's windows are not the model's.
     """
@@ -98,10 +101,9 @@ class Stream:
             self._join(reading)
 
     def covered(self, window: Window) -> list[Reading]:
-        """The readings of a window, or of one by count up to its last one."""
-        if window.readings is not None:
-            return [reading for reading in self.readings if reading.number in window.readings]
-        return [reading for reading in self.readings if reading.number <= window.last_reading]
+        """The readings of a window, or of one by count up to its last one. Many more may wait behind them."""
+        upto = takewhile(lambda reading: reading.number <= window.last_reading, self.readings)
+        return [reading for reading in upto if window.readings is None or reading.number in window.readings]
 
     def left_s(self, window: Window) -> float | None:
         """Seconds until nobody waits for a window any more, from when it was complete; None: never."""

@@ -116,6 +116,13 @@ class Streams:
         """As `add`, for several at once: acknowledged together."""
         self._post(lambda: self._take(route, source, readings, ack))
 
+    def repeated(self, route: RouteConfig, source: str, ack: Acknowledge) -> None:
+        """A message that was committed before is acknowledged once the stream keeps up, as if it were new.
+
+        At once it would make room for another one: what waits here would grow from restart to restart.
+        """
+        self._post(lambda: self._settle((route.name, source), ack))
+
     def behind(self, route: RouteConfig, source: str) -> bool:
         """Whether a reading that nobody waits for had better not be taken."""
         return (route.name, source) in self._lagging or len(self._tasks) > _WAITING_MAX
@@ -196,15 +203,15 @@ class Streams:
         except Exception:
             ack()  # they are committed, whatever keeps them from their window
             raise
-        if stream is None:
-            ack()
-            return
-        if stream.name in self._lagging:
-            stream.held.append(ack)
+        self._settle((route.name, source), ack)
+        if stream is not None and stream.name not in self._again:
+            self._advance(stream)
+
+    def _settle(self, name: StreamId, ack: Acknowledge) -> None:
+        if name in self._lagging:
+            self._streams[name].held.append(ack)
         else:
             ack()
-        if stream.name not in self._again:
-            self._advance(stream)
 
     def _advance(self, stream: Stream) -> None:
         """Start the inference of the stream's next window, if there is one and none is under way."""
@@ -218,8 +225,9 @@ class Streams:
             self._pass_by(stream)
             return
         suspicion = None
-        if self._suspects.watching:
-            suspicion = self._suspects.judge(_digest(stream, window), repeated=window.last_reading <= stream.restored)
+        if window.last_reading <= stream.restored:
+            # One window of a stream is under way at a time: the first one again, and no other, may have been it.
+            suspicion = self._suspects.judge(_digest(stream, window), repeated=True)
         if suspicion is not None and suspicion.poisonous:
             error = PoisonInput("it was being judged at two unclean stops of the box; it is not tried again")
             stream.busy = True
@@ -353,6 +361,7 @@ class Streams:
 
     def _done(self, stream: Stream, window: Window) -> None:
         self._free(stream)
+        stream.restored = 0
         stream.counts.windows += 1
         stream.move_to(stream.cursor_after(window))
         self._catch_up(stream)

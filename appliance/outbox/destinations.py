@@ -9,6 +9,8 @@ import msgspec
 
 from appliance.config import AnyUpstream, Config, EventKind, MqttUpstream
 from appliance.core.protocol import Result
+from appliance.plant.answer import TriggerAnswer
+from appliance.plant.recipes import RecipeChange
 from appliance.writes import DeadLetter, Outgoing
 
 SITE = "broker"
@@ -57,12 +59,21 @@ class Desk:
         return tuple(rows)
 
     def event(self, kind: EventKind, at: float, content: Mapping[str, object]) -> tuple[Outgoing, ...]:
-        """The rows of an alarm, a dead letter, a change of recipe or the answer to a trigger. at: wall clock."""
+        """The rows of what happened; `content` is beside its kind and its time. at: wall clock."""
         wanting = [name for name, wanted in self._named.items() if kind in wanted.events and self._open(name)]
         if not wanting:
             return ()
         body = msgspec.json.encode({"schema": EVENT_SCHEMA, "event": kind, "at": at, "device": self._device, **content})
         return tuple(Outgoing(name, f"{self._prefix}/events/{kind}", _JSON, body, len(body)) for name in wanting)
+
+    def recipe(self, change: RecipeChange) -> tuple[Outgoing, ...]:
+        """The rows of a change of recipe; `old` is what ran when it was asked for."""
+        content = {name: getattr(change, name) for name in ("source", "old", "new", "door", "client", "by")}
+        return self.event("recipe", change.at, content)
+
+    def answer(self, answer: TriggerAnswer) -> tuple[Outgoing, ...]:
+        """The rows of the answer to a trigger. Several cameras may have given it, each with a result of its own."""
+        return self.event("trigger", answer.at, {"answer": answer})
 
     def letter(self, letter: DeadLetter) -> tuple[Outgoing, ...]:
         """The rows of a dead letter; its payload stays on the box."""

@@ -6,8 +6,9 @@
 
 A payload that is not JSON comes as `"base64": "..."` with its `"media"`. A row's key never changes; the batch's is made
 from those of its rows, so the same batch has the same key whenever it is sent. A picture is `PUT` to
-`<url>/images/<device>/<result>` as it is. 2xx takes a batch whole. What is refused for ever (400, 413, 415, 422) is
-halved until it is known which rows are meant; those become dead letters. Everything else is tried again.
+`<url>/images/<device>/<result>` as it is. 2xx takes a batch whole, unless it comes with a web page. What is refused
+for ever (400, 413, 415, 422) is halved until it is known which rows are meant; those become dead letters. The rest is
+tried again, in smaller batches after one that was not answered in time.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from appliance import __version__
 from appliance.config import HttpsUpstream
-from appliance.core.upstream import fate_of_status, retry_after_s
+from appliance.core.upstream import fate_of_answer, is_page, retry_after_s
 from appliance.errors import ConfigError
 from appliance.outbox.link import REFUSED_AT_ONCE, Away, Row, Sent
 from appliance.timed import CallTime, connect
@@ -35,6 +37,15 @@ _ANSWER_BYTES_MAX = 64 << 10
 _TEXT_MAX = 300
 _JSON = "application/json"
 _ENCODER = msgspec.json.Encoder()
+
+
+class _Answer(NamedTuple):
+    """words: what it says, in one line. content: its beginning."""
+
+    status: int
+    retry_after: str | None
+    words: str
+    content: bytes
 
 
 class HttpsLink:
@@ -54,17 +65,18 @@ class HttpsLink:
         self._time = CallTime(config.timeout_s)
         self._http: http.client.HTTPConnection | None = None
         self._refused_in_a_row = 0
+        self._rows_at_once: int = config.batch_rows
         _token(name, config)
 
     def room(self, *, late: bool) -> int:
-        rows_max: int = self._config.batch_rows
-        return rows_max
+        return self._rows_at_once
 
     def send(self, rows: Sequence[Row], *, late: bool) -> Sent:
-        """Blocks for `timeout_s` at most, for each half of a batch that is refused again."""
+        """Blocks for `timeout_s` at most, for each part of a batch that is slow, or refused, again."""
         taken: list[Row] = []
         refused: list[tuple[Row, str]] = []
-        parts = [list(rows)]
+        size = self._rows_at_once
+        parts = [list(rows[at : at + size]) for at in range(0, len(rows), size)][::-1]
         while parts:
             part = parts.pop()
             answer = self._try(part, late=late)
@@ -72,6 +84,7 @@ class HttpsLink:
                 return self._stopped(taken, refused, [part, *reversed(parts)], answer)
             if answer is None:
                 self._refused_in_a_row = 0
+                self._rows_at_once = min(self._config.batch_rows, 2 * self._rows_at_once)
                 taken += part
             elif len(part) > 1:
                 half = len(part) // 2
@@ -101,26 +114,29 @@ class HttpsLink:
     def _try(self, rows: list[Row], *, late: bool) -> Away | str | None:
         """None: taken. Text: refused for ever, in the server's words."""
         try:
-            status, asked, words = self._request(rows, late=late)
+            answer = self._request(rows, late=late)
         except ConfigError as error:
             return Away(str(error), fault=True)
         except TimeoutError:
             self.close()
+            # A line so slow that this much never gets through in time may carry less.
+            self._rows_at_once = max(1, len(rows) // 2)
             return Away(f"{self._config.url} did not answer within {self._config.timeout_s:g} s")
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
             return Away(f"{self._config.url} cannot be reached: {type(error).__name__}: {error}"[:_TEXT_MAX])
-        fate = fate_of_status(status)
+        fate = fate_of_answer(answer.status, answer.content)
         if fate == "taken":
             return None
         if fate == "refused":
-            return f"status {status}: {words}"
-        moved = "; a redirect is not followed, write the final address" if 300 <= status < 400 else ""
+            return f"status {answer.status}: {answer.words}"
+        moved = "; a redirect is not followed, write the final address" if 300 <= answer.status < 400 else ""
         check = f"; check url, token_file and certificates of [upstreams.{self._name}]" if fate == "wrong" else ""
-        wait = retry_after_s(asked, time.time()) if fate == "later" else None
-        return Away(f"{self._config.url} answers {status}: {words}{moved}{check}", wait, fate == "wrong")
+        wait = retry_after_s(answer.retry_after, time.time()) if fate == "later" else None
+        said = f"{self._config.url} answers {answer.status}: {answer.words}{moved}{check}"
+        return Away(said, wait, fate == "wrong")
 
-    def _request(self, rows: list[Row], *, late: bool) -> tuple[int, str | None, str]:
+    def _request(self, rows: list[Row], *, late: bool) -> _Answer:
         method, target, body, headers = "POST", self._target, b"", {"Idempotency-Key": batch_key(rows)}
         if rows[0].result is not None:
             # The lane of pictures gives one at a time.
@@ -141,7 +157,7 @@ class HttpsLink:
 
     def _once(
         self, connection: http.client.HTTPConnection, method: str, target: str, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[int, str | None, str]:
+    ) -> _Answer:
         sent = {"User-Agent": f"edge-inference-appliance/{__version__}", "Accept": _JSON, **headers}
         if (token := _token(self._name, self._config)) is not None:
             sent["Authorization"] = f"Bearer {token}"
@@ -149,11 +165,12 @@ class HttpsLink:
         answer = connection.getresponse()
         content = answer.read(_ANSWER_BYTES_MAX)
         left = answer.length != 0 if answer.length is not None else not answer.isclosed()
-        words = " ".join(content.decode(errors="replace").split())[:_TEXT_MAX]
-        found = answer.status, answer.headers.get("Retry-After"), words or answer.reason or "no reason given"
+        words = " ".join(content.decode(errors="replace").split())[:_TEXT_MAX] or answer.reason or "no reason given"
+        if is_page(content):
+            words = "a web page"
         if left or answer.will_close:
             self.close()
-        return found
+        return _Answer(answer.status, answer.headers.get("Retry-After"), words, content)
 
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPConnection if self._tls is None else http.client.HTTPSConnection

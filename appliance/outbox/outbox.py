@@ -19,6 +19,7 @@ import structlog
 
 from appliance.config import AnyUpstream, Config, HttpsUpstream, MqttUpstream
 from appliance.core.pace import Pace
+from appliance.core.upstream_report import QueueReport, UpstreamReport
 from appliance.mqtt.client import BrokerClient
 from appliance.outbox import bounds
 from appliance.outbox.bounds import Bounds
@@ -47,39 +48,13 @@ Alarm = Callable[[str, str | None, str | None], None]
 """Raise (a text) or clear (None) an alarm of this kind about this destination."""
 
 
-class QueueReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits, and what became of the rest over all starts. refused: never queued, since the queue was full.
-
-    gone: pictures that were no longer kept, or too large, when it was their turn.
-    """
-
-    rows: int = 0
-    bytes: int = 0
-    bytes_max: int = 0
-    sent: int = 0
-    dropped: int = 0
-    refused: int = 0
-    dead_lettered: int = 0
-    gone: int = 0
-
-
-class UpstreamReport(msgspec.Struct, frozen=True, kw_only=True):
-    """state `unknown`: rows wait for a destination that the configuration no longer has."""
-
-    name: str
-    kind: Literal["mqtt", "https", "unknown"]
-    state: Literal["ok", "away", "refuses", "full", "unknown"]
-    reason: str | None
-    waiting: QueueReport
-    images: QueueReport | None = None
-
-
 class _Destination(msgspec.Struct):
     """What there is at run time for one destination."""
 
     config: AnyUpstream
     links: list[Link]
-    gate: Gate
+    gates: list[Gate]
+    """Of the rows, then of the pictures, which may be refused alone."""
     lanes: list[Lane]
     bounds: list[Bounds]
     owned: BrokerClient | None
@@ -185,7 +160,7 @@ class Outbox:
         store = self._store
         queue = Queue(name, origin, store, config.late_after_s, newest_row(rows, name))
         kept = [Bounds(queue, config.bytes_max, config.age_days_max, config.policy)]
-        gate = Gate(config.retry_s_max)
+        gates = [Gate(config.retry_s_max)]
         owned: BrokerClient | None = None
         links: list[Link]
         if isinstance(config, HttpsUpstream):
@@ -201,14 +176,14 @@ class Outbox:
             ] * 3
             rows_max, bytes_max = _ROWS_AT_ONCE, _BYTES_AT_ONCE
         now = time.monotonic()
-        live = Lane("live", queue, links[0], gate, store, rows_max=rows_max, bytes_max=bytes_max)
+        live = Lane("live", queue, links[0], gates[0], store, rows_max=rows_max, bytes_max=bytes_max)
         lanes = [
             live,
             Lane(
                 "backlog",
                 queue,
                 links[1],
-                gate,
+                gates[0],
                 store,
                 rows_max=rows_max,
                 bytes_max=bytes_max,
@@ -216,6 +191,7 @@ class Outbox:
             ),
         ]
         if config.images:
+            gates.append(Gate(config.retry_s_max))
             pictures = Queue(name + IMAGES, origin, store, config.late_after_s, newest_row(rows, name + IMAGES))
             kept.append(Bounds(pictures, config.images_bytes_max, config.age_days_max, config.policy))
             lanes.append(
@@ -223,7 +199,7 @@ class Outbox:
                     "images",
                     pictures,
                     links[2],
-                    Gate(config.retry_s_max),
+                    gates[1],
                     store,
                     rows_max=1,
                     bytes_max=_BYTES_AT_ONCE,
@@ -232,7 +208,7 @@ class Outbox:
                     yields_to=live,
                 )
             )
-        return _Destination(config, links, gate, lanes, kept, owned)
+        return _Destination(config, links, gates, lanes, kept, owned)
 
     def _wake_all(self, name: str) -> None:
         for lane in self._destinations[name].lanes:
@@ -304,7 +280,12 @@ class Outbox:
                 reason = "the configuration has no such upstream any more; add it again, or let its rows grow too old"
                 reports.append(
                     UpstreamReport(
-                        name=left.queue.name, kind="unknown", state="unknown", reason=reason, waiting=waiting
+                        name=left.queue.name,
+                        kind="unknown",
+                        state="unknown",
+                        reason=reason,
+                        waiting=waiting,
+                        images=None,
                     )
                 )
         return reports
@@ -313,7 +294,7 @@ class Outbox:
 def _state(
     name: str, each: _Destination, full: set[str]
 ) -> tuple[Literal["ok", "away", "refuses", "full"], str | None]:
-    away = each.gate.away
+    away = next((gate.away for gate in each.gates if gate.away is not None), None)
     reason = each.links[0].state() or (away.reason if away is not None else None)
     queues = [kept.queue.name for kept in each.bounds if kept.queue.name in full]
     if queues:

@@ -65,9 +65,6 @@ class Alarms:
         """Those of the last run are over: what still is wrong is raised again."""
         self._write("UPDATE alarms SET until = ? WHERE until IS NULL", (self._now(),))
 
-    def raise_(self, kind: str, text: str, source: str | None = None) -> None:
-        self.hold(kind, text, source)
-
     def clear(self, kind: str, source: str | None = None) -> None:
         self.hold(kind, None, source)
 

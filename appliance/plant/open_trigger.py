@@ -26,7 +26,7 @@ class Shot:
 
 
 class OpenTrigger:
-    """answer: set once, when it is decided; replies and waits get it when it is committed."""
+    """answer: set once, when it is decided; replies and waits get it when it is committed. refused: by the store."""
 
     def __init__(self, number: int, asked: Asked, config: TriggerConfig) -> None:
         within_s = config.answer_within_ms / 1000
@@ -37,6 +37,7 @@ class OpenTrigger:
         self.oldest = asked.received - config.frame_age_ms_max / 1000
         self.shots = {camera: Shot() for camera in config.cameras}
         self.answer: TriggerAnswer | None = None
+        self.refused = False
         self.replies: list[tuple[ReplyTo, bool]] = []
         self.waits: list[tuple[Callable[[TriggerAnswer | ApplianceError], None], bool]] = []
         self.add(asked, duplicate=False)

@@ -24,7 +24,7 @@ from appliance.fields import check_source
 from appliance.plant.alarms import Alarms
 from appliance.schema import open_reader
 from appliance.store import Store
-from appliance.writes import Write, Written
+from appliance.writes import Outgoing, Write, Written
 
 log = structlog.get_logger("recipes")
 
@@ -93,6 +93,8 @@ class Recipes:
         self._sources: dict[str, str] = {}
         self._waiting = 0
         """Changes that wait for their commit."""
+        self.outgoing: Callable[[RecipeChange], tuple[Outgoing, ...]] = lambda _: ()
+        """The rows for central that are committed with a change."""
         for change in _last_changes(store.path):
             self._take(change)
 
@@ -149,6 +151,7 @@ class Recipes:
                             (change.at, order.source, order.source, order.recipe, door, client, order.by),
                         ),
                     ),
+                    outbox=self.outgoing(change),
                     # A message is acknowledged after the commit, so it can wait for a disk that is full.
                     must=door == "mqtt",
                     done=partial(self._committed, change, done),

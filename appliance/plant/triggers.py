@@ -47,7 +47,7 @@ from appliance.plant.open_trigger import OpenTrigger, Shot
 from appliance.plant.telling import Tell, Telling, Untold
 from appliance.schema import open_reader
 from appliance.store import Store
-from appliance.writes import Write, Written
+from appliance.writes import Outgoing, Write, Written
 
 log = structlog.get_logger("triggers")
 
@@ -85,6 +85,8 @@ class Triggers:
         self._telling = Telling(store, tell, self._gave_up)
         self._alarm = alarm
         self._keep_s = keep_s
+        self.outgoing: Callable[[TriggerAnswer], tuple[Outgoing, ...]] = lambda _: ()
+        """The rows for central that are committed with an answer."""
         self._reports = {name: TriggerReport(name=name) for name in self._configs}
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._open: dict[int, OpenTrigger] = {}
@@ -346,6 +348,7 @@ class Triggers:
         )
         write = Write(
             also=(book.answered(trigger.number, decided, sent=not trigger.replies),),
+            outbox=self.outgoing(decided),
             must=trigger.asked.must,
             done=lambda outcome: self._post(partial(self._committed, trigger, outcome)),
         )
@@ -371,6 +374,9 @@ class Triggers:
 
     def _refuse(self, trigger: OpenTrigger, error: StoreError | Overloaded) -> None:
         """The store cannot take what was not promised to be kept: whoever waits hears so now, and nothing follows."""
+        if trigger.refused:
+            return  # its opening and its answer were refused together
+        trigger.refused = True
         self._open.pop(trigger.number, None)
         decided = trigger.decide(self._device, time.monotonic(), error)
         for waits, _ in trigger.waits:
@@ -378,7 +384,8 @@ class Triggers:
         for reply, _ in trigger.replies:
             self._telling.tell(decided, trigger.config.answer_format, reply)
         # Its opening may be on disk already: the next start must not answer it a second time.
-        self._store.submit(Write(also=(book.answered(trigger.number, decided, sent=True),), must=True))
+        closing_row = book.answered(trigger.number, decided, sent=True)
+        self._store.submit(Write(also=(closing_row,), outbox=self.outgoing(decided), must=True))
 
     def _gave_up(self, name: str) -> None:
         if name in self._reports:
@@ -422,9 +429,10 @@ class Triggers:
                 untold = Untold(entry.number, decided, form, reply, time.monotonic())
                 self._post(partial(self._telling.hand_over, untold))
 
-        self._store.submit(
-            Write(also=(book.answered(entry.number, decided, sent=reply is None),), must=True, done=done)
-        )
+        closing_row = book.answered(entry.number, decided, sent=reply is None)
+        # What the last run answered it told central of, too.
+        outbox = self.outgoing(decided) if entry.answer is None else ()
+        self._store.submit(Write(also=(closing_row,), outbox=outbox, must=True, done=done))
 
     def _interrupt_all(self) -> None:
         """What is not committed in a moment is answered at the next start."""

@@ -152,6 +152,47 @@ def test_broker_that_restarts_under_load_costs_nothing_it_has_kept(
         assert flagged == [(0,)]
 
 
+def test_broker_that_comes_back_without_its_sessions_is_subscribed_to_anew(
+    tmp_path: Path, models: Path, broker: Mosquitto
+) -> None:
+    """What the broker had not passed on is gone with it. What the box had is there, once, and the stream goes on."""
+    line = tally("broker killed, its sessions lost", BROKER_STOPS)
+    with running_box(tmp_path / "box", models, **at_broker(broker.port)) as box:
+        subscribed(box)
+        publisher = Publisher(broker.port, "keyed", keyed)
+        try:
+            publisher.device.connect()
+
+            def goes_on(count: int) -> None:
+                enough = len(numbers(box, "keyed")) + count
+
+                def went_on() -> bool:
+                    publisher.keep_going()
+                    return len(numbers(box, "keyed")) >= enough
+
+                until(went_on, WAIT_S, "the stream going on")
+
+            while line.done < BROKER_STOPS:
+                goes_on(100)
+                broker.kill()
+                kept = numbers(box, "keyed")
+                broker.forget()
+                broker.start()
+                goes_on(1)
+                assert numbers(box, "keyed")[: len(kept)] == kept
+                line.step()
+            until(publisher.in_peace, WAIT_S, "the broker having taken every number")
+            first = publisher.sent
+            publisher.keep_going()
+            all_of = range(first, publisher.sent)
+            until(lambda: set(all_of) <= set(numbers(box, "keyed")), WAIT_S, "what came after the last restart")
+        finally:
+            publisher.device.close()
+        found = numbers(box, "keyed")
+        line.compare(all_of, [number for number in found if number in all_of])
+        assert len(found) == len(set(found))
+
+
 def test_nothing_but_poison_harms_nothing(tmp_path: Path, models: Path, broker: Mosquitto) -> None:
     line = tally("poison payloads", POISON)
     junk = (b"", b"\xff\xfe", b"{", b"[[[[", b'{"values": "x"}', b"[1, 2]", b"nan", b'{"values": [1e999, 0, 0]}')

@@ -14,9 +14,10 @@ import pytest
 
 from appliance.errors import DataDirError, StoreError
 from appliance.writes import Cursor, Outgoing, Receipt, Written
+from tests.support.faults import times
 from tests.unit.test_store import Clerk, make_reading, opened, rows
 
-FLIPS = 200 if os.environ.get("FAULTS") == "long" else 8
+FLIPS = times(8, 200)
 WAITING = 50
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from tests.support.box import Box, running_box
 from tests.support.misbehaving import BLACK, CRASH, WHITE
 from tests.support.models import WINDOW_SIZE, picture
-from tests.support.mqtt import Device, device
+from tests.support.mqtt import Device, device, mosquitto
 from tests.support.records import letters, query, readings, results, window_ends
 from tests.support.routes import ROUTES, write_models
 from tests.support.wait import until
@@ -46,6 +46,10 @@ def camera(box: Box) -> Iterator[Device]:
 
 def run_until_acknowledged(box: Box, camera: Device, sent: set[int]) -> int:
     """Start the box again whenever it ends, as systemd does; returns how often it ended."""
+    return run_until(box, lambda: sent <= camera.acknowledged, "all messages being acknowledged")
+
+
+def run_until(box: Box, done: Callable[[], bool], what: str) -> int:
     ended = 0
 
     def in_peace() -> bool:
@@ -55,9 +59,9 @@ def run_until_acknowledged(box: Box, camera: Device, sent: set[int]) -> int:
             ended += 1
             assert ended < 10, "the box does not stay up"
             box.start(ready=False)
-        return sent <= camera.acknowledged
+        return done()
 
-    until(in_peace, WAIT_S, "all messages being acknowledged")
+    until(in_peace, WAIT_S, what)
     return ended
 
 
@@ -91,6 +95,38 @@ def test_picture_that_crashes_the_runtime_is_given_up_after_two_unclean_stops(
     assert query(box.data_dir, "SELECT count(*) FROM suspects") == [(0,)]
 
 
+def test_picture_that_crashes_the_runtime_is_given_up_though_its_broker_sends_it_again(
+    tmp_path: Path, models: Path
+) -> None:
+    with (
+        mosquitto(tmp_path / "broker") as broker,
+        running_box(
+            tmp_path / "box",
+            models,
+            module="tests.support.misbehaving",
+            routes=ROUTES,
+            lanes={"lanes": 2, "timeout_s": TIMEOUT_S},
+            broker={"host": "127.0.0.1", "port": broker.port, "reconnect_s_max": 0.5},
+        ) as box,
+        device(broker.port, "camera") as camera,
+    ):
+        name = "SELECT 1 FROM sessions WHERE client LIKE 'broker %'"
+        until(lambda: query(box.data_dir, name), WAIT_S, "the subscriptions")
+        topic = "line/cell/camera"
+        brightness: dict[str, float] = {f"P-{number}": 200 + number for number in range(12)}
+        brightness["P-5"] = BLACK
+        for part, value in brightness.items():
+            camera.publish(topic, picture(value), user={"part": part})
+        ended = run_until(box, lambda: len(results(box.data_dir, "cell")) >= len(brightness), "a result for each")
+        assert ended == 2
+        assert [code for code, _ in letters(box.data_dir, topic)] == ["input_poisonous"]
+        assert verdicts(box, "cell") == {part: "error" if part == "P-5" else "ok" for part in brightness}
+        assert code_of(box, "cell", "P-5") == "input_poisonous"
+        camera.publish(topic, picture(10), user={"part": "P-12"})
+        until(lambda: verdicts(box, "cell").get("P-12") == "ng", WAIT_S, "the next picture")
+        assert query(box.data_dir, "SELECT count(*) FROM suspects") == [(0,)]
+
+
 def test_window_that_crashes_the_runtime_is_given_up_and_the_stream_goes_on(box: Box, camera: Device) -> None:
     topic = "keyed/press/wave"
     sent = set()
@@ -99,13 +135,7 @@ def test_window_that_crashes_the_runtime_is_given_up_and_the_stream_goes_on(box:
         sent.add(camera.publish(topic, json.dumps({"seq": seq, "values": [value, 0.1, 0.1]})))
     run_until_acknowledged(box, camera, sent)
 
-    def judged() -> bool:
-        if not box.running:
-            box.ended()
-            box.start(ready=False)
-        return len(window_ends(box.data_dir, "press")) == 3
-
-    until(judged, WAIT_S, "three windows")
+    run_until(box, lambda: len(window_ends(box.data_dir, "press")) == 3, "three windows")
     assert [each["verdict"] for each in results(box.data_dir, "press")] == ["ok", "error", "ok"]
     assert [code for code, _ in letters(box.data_dir, "window of press")] == ["input_poisonous"]
     assert len(readings(box.data_dir, "press")) == 3 * WINDOW_SIZE

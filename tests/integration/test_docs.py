@@ -18,7 +18,9 @@ from appliance.http.door import create_app
 from appliance.http.openapi.own import EXAMPLE_PICTURE
 from appliance.http.origin import FIELDS
 from appliance.http.predict import UploadOptions
+from appliance.state import State
 from tests.support.box import Box, running_box
+from tests.support.installs import add_rollout
 from tests.support.mqtt import device
 from tests.support.openapi import Call, calls, check, has_example, references, request_of, resolve
 from tests.support.wait import until
@@ -44,11 +46,14 @@ OF_WINDOWS: dict[str, dict[str, Any]] = {
         "headers": {"Content-Type": "text/csv"},
     },
 }
-PLANT = dict.fromkeys(("alarms", "recipes", "triggers", "beat", "store"))
+PLANT = dict.fromkeys(("alarms", "recipes", "triggers", "beat", "store", "updates"))
 """What the handlers of the plant's job ask for."""
 
-OF_THE_BOX = ("/v2/repository", "/v1/triggers")
+OF_THE_BOX = ("/v2/repository", "/v1/triggers", "/v1/updates", "/v1/rollouts")
 """Posts that bring no input of their own."""
+
+DECIDED = {"promoteRollout", "rejectRollout", "rollBackRollout"}
+"""The rollout of the examples is over, and nothing of it serves."""
 
 REFUSED = {"predictTable", "predictWav"}
 """No shipped model takes these: a table, or samples at a rate of sound."""
@@ -63,6 +68,9 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     ready = ["surface", "bearing"]
     with running_box(folder, shipped_models_dir(), ready_requires=ready, cameras=cameras, triggers=[end]) as box:
         assert box.http.send(request_of(box.http, BY_ID["predictPicture"])).json()["recorded"] == "committed"
+        state = State(box.data_dir)
+        add_rollout(state, {"surface": "2"}, {"surface": "1"}, "rejected")
+        state.close()
         yield box
 
 
@@ -200,8 +208,12 @@ def test_call_is_answered_as_documented(box: Box, call: Call) -> None:
         assert reply.status_code == 400
         check(reply.json(), {"$ref": "#/components/schemas/Problem"}, DOCUMENT)
         return
-    assert reply.status_code == 200, reply.text
-    content = call.operation["responses"]["200"].get("content")
+    if base in DECIDED:
+        assert (reply.status_code, reply.json()["code"]) == (409, "order_refused")
+        check(reply.json(), {"$ref": "#/components/schemas/Problem"}, DOCUMENT)
+        return
+    assert reply.is_success, reply.text
+    content = call.operation["responses"][str(reply.status_code)].get("content")
     if content is None:
         assert reply.content == b""
         return
@@ -298,7 +310,7 @@ def test_box_publishes_what_asyncapi_says(box: Box, asyncapi: dict[str, Any]) ->
         client.send("in/surface/camera-3", b"not a picture")
         client.send("in/bearing/press-1", {"values": WINDOW, "part": "B-1"})
         client.send("cell/pull", b"P-10")
-        until(lambda: len({message.topic for message in client.messages}) == 9, 20, "nine topics")
+        until(lambda: len({message.topic for message in client.messages}) == 10, 20, "ten topics")
         heard = list(client.messages)
     for message in heard:
         name = channel_of(message.topic, asyncapi)
@@ -312,9 +324,9 @@ def test_box_publishes_what_asyncapi_says(box: Box, asyncapi: dict[str, Any]) ->
             each for each in asyncapi["operations"].values() if each["channel"]["$ref"] == f"#/channels/{name}"
         )
         assert message.qos == operation["bindings"]["mqtt"]["qos"]
-        assert bool(operation["bindings"]["mqtt"]["retain"]) == (name in ("status", "alarms"))
+        assert bool(operation["bindings"]["mqtt"]["retain"]) == (name in ("status", "alarms", "updates"))
         said.add(name)
-    assert said == {"status", "alarms", "results", "deadletter", "answers", "beat", "beatPacked"}
+    assert said == {"status", "alarms", "updates", "results", "deadletter", "answers", "beat", "beatPacked"}
 
 
 @pytest.mark.parametrize("name", ["oneSample", "samples", "byChannel"])

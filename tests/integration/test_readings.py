@@ -58,7 +58,7 @@ def sent(folder: Path, models: Path, restart: bool) -> list[tuple[int, float]]:
         for index, first in enumerate(order):
             with device(box.mqtt_port) as plc:
                 plc.send("time/motor", block(first))
-            if restart and index in (5, 6, 21):
+            if restart and index in (5, 13, 21):
                 box.kill()
                 box.start()
         until(lambda: len(windows(box, "motor")) >= 17, WAIT_S, "the windows")

@@ -99,7 +99,7 @@ def test_status_of_a_model_that_did_not_load(box: Box) -> None:
     [
         ("tyni", "Could not find any versions of model tyni"),
         ("tiny/versions/8", "Could not find version 8 of model tiny"),
-        ("tiny/labels/canary", "'canary'"),
+        ("tiny/labels/night", "'night'"),
         ("tyni/metadata", "Servable not found for request: Latest(tyni)"),
         ("tiny/versions/8/metadata", "Servable not found for request: Specific(tiny, 8)"),
         ("", "Malformed request"),
@@ -373,7 +373,7 @@ def test_unknown_model_and_version(box: Box) -> None:
     assert error(post(box, "tyni:predict", content), 404) == "Servable not found for request: Latest(tyni)"
     text = error(post(box, "tiny/versions/8:predict", content), 404)
     assert text == "Servable not found for request: Specific(tiny, 8)"
-    error(post(box, "tiny/labels/canary:predict", content), 404)
+    error(post(box, "tiny/labels/night:predict", content), 404)
     assert "failed" in error(post(box, "empty:predict", content), 503)
 
 

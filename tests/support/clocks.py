@@ -1,6 +1,12 @@
-"""Clocks that a test sets by hand."""
+"""Clocks that a test sets by hand: those of a part of the box, and the one of a whole box in a child process."""
 
 from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import time
+from pathlib import Path
 
 from appliance.core.clock import Tick
 
@@ -31,3 +37,28 @@ class HandClocks:
         self.wall += seconds
         self.boot += 1
         self.up = 1.0
+
+
+class ShiftedClock:
+    """The wall clock of processes that get `environment`. It goes on, and a test may set it while they run.
+
+    folder: for its files. Needs a C compiler.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        source, library = Path(__file__).with_name("shifted_clock.c"), folder / "libshifted_clock.so"
+        command = ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(library), str(source)]
+        done = subprocess.run([*command, "-lm"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"this test needs a C compiler (apt install gcc): {done.stderr}"
+        self._offset = folder / "offset"
+        self._offset.write_bytes(struct.pack("d", 0.0))
+        self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(self._offset)}
+
+    def show(self, wall: float) -> None:
+        """Set it, to seconds since 1970."""
+        file = os.open(self._offset, os.O_WRONLY)
+        try:
+            # In one piece: the processes have this file in their memory.
+            os.pwrite(file, struct.pack("d", wall - time.time()), 0)
+        finally:
+            os.close(file)

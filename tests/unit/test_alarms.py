@@ -47,9 +47,9 @@ def register(tmp_path: Path) -> Iterator[Register]:
 
 def test_alarm_is_raised_once_and_cleared_once(register: Register) -> None:
     alarms = register.alarms
-    alarms.raise_("source_silent", "check the cable", "camera-1")
+    alarms.hold("source_silent", "check the cable", "camera-1")
     register.now += 5
-    alarms.raise_("source_silent", "check the cable", "camera-1")
+    alarms.hold("source_silent", "check the cable", "camera-1")
     (alarm,) = alarms.active()
     assert (alarm.kind, alarm.source, alarm.text, alarm.since) == ("source_silent", "camera-1", "check the cable", 1000)
     alarms.clear("source_silent", "camera-1")
@@ -63,7 +63,7 @@ def test_alarm_is_raised_once_and_cleared_once(register: Register) -> None:
 
 def test_each_source_has_its_own_and_the_box_as_well(register: Register) -> None:
     for source in (None, "a", "b"):
-        register.alarms.raise_("picture_dark", "look at the light", source)
+        register.alarms.hold("picture_dark", "look at the light", source)
     register.alarms.clear("picture_dark")
     assert [alarm.source for alarm in register.alarms.active()] == ["a", "b"]
     register.settle()
@@ -86,7 +86,7 @@ def test_other_words_are_told_and_are_no_other_alarm(register: Register) -> None
 
 def test_what_was_active_at_a_stop_is_over_at_the_next_start(tmp_path: Path) -> None:
     first = Register(tmp_path)
-    first.alarms.raise_("broker_away", "check the network")
+    first.alarms.hold("broker_away", "check the network")
     first.store.stop()
     second = Register(tmp_path)
     second.settle()
@@ -101,7 +101,7 @@ def test_history_is_bounded(register: Register, tmp_path: Path) -> None:
         database.executemany(
             "INSERT INTO alarms (kind, text, since, until) VALUES ('x', 'y', 1, 2)", [()] * (KEPT + 50)
         )
-    register.alarms.raise_("z", "text")
+    register.alarms.hold("z", "text")
     register.settle()
     with closing(sqlite3.connect(tmp_path / "results.db")) as database:
         assert database.execute("SELECT count(*) FROM alarms").fetchone() == (KEPT,)

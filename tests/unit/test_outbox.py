@@ -6,7 +6,7 @@ import pytest
 
 from appliance.core.lateness import Lateness
 from appliance.core.pace import Pace
-from appliance.core.upstream import RETRY_AFTER_S_MAX, fate_of_reason, fate_of_status, pause_s, retry_after_s
+from appliance.core.upstream import RETRY_AFTER_S_MAX, fate_of_answer, fate_of_reason, pause_s, retry_after_s
 from appliance.outbox.https import batch_key, encode
 from appliance.outbox.link import Row
 
@@ -31,7 +31,22 @@ from appliance.outbox.link import Row
     ],
 )
 def test_status_says_what_becomes_of_a_batch(status: int, fate: str) -> None:
-    assert fate_of_status(status) == fate
+    assert fate_of_answer(status, b"") == fate
+
+
+@pytest.mark.parametrize(
+    ("content", "fate"),
+    [
+        (b"<!DOCTYPE html><title>Please log in</title>", "wrong"),
+        (b"\r\n <HTML><body>", "wrong"),
+        (b"<?xml version='1.0'?>\n<html xmlns='...'>", "wrong"),
+        (b"<ok/>", "taken"),
+        (b"ok", "taken"),
+        (b"{}", "taken"),
+    ],
+)
+def test_web_page_with_status_200_is_no_acknowledgement(content: bytes, fate: str) -> None:
+    assert fate_of_answer(200, content) == fate
 
 
 @pytest.mark.parametrize(

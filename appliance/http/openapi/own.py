@@ -33,6 +33,7 @@ from appliance.http.openapi.paths import (
     ref,
 )
 from appliance.http.predict import DEFAULT_SOURCE as UPLOAD
+from appliance.http.updates import RolloutsOptions
 
 TAGS = {
     "Judge": "Send one input, get a verdict. Every answer is recorded.",
@@ -40,6 +41,7 @@ TAGS = {
     "Sources": "Who sends, and the last answer of each for a screen that can only poll.",
     "Box": "The box as a whole, and its stream of events.",
     "Plant": "What is wrong and what to do; which recipe runs, and who changed it.",
+    "Updates": "What central ops sent, how it is tried beside what serves, and how to say otherwise.",
     "Documents": "This description.",
 }
 
@@ -97,6 +99,7 @@ def add_to(paths: Paths) -> None:
     _box(paths)
     _triggers(paths)
     _plant(paths)
+    _updates(paths)
     _documents(paths)
 
 
@@ -366,6 +369,89 @@ def _plant(paths: Paths) -> None:
         ref("RecipeChanges"),
         parameters=(in_query("limit", rows, "the newest so many", 10),),
     )
+
+
+def _updates(paths: Paths) -> None:
+    paths.add(
+        "Updates",
+        "get",
+        "/v1/updates",
+        "getUpdates",
+        "What was looked for, what came, and what it waits for",
+        ref("UpdatesReport"),
+        about="Releases come signed, from central ops: `appliance update` and its timer fetch them, and the box tries "
+        "them beside what serves. The last step is at `appliance/<device>/updates` over MQTT as well.",
+    )
+    paths.add(
+        "Updates",
+        "get",
+        "/v1/updates/versions",
+        "listVersions",
+        "Every version on this box: origin, signatures, self-test, trial, slot",
+        ref("VersionList"),
+        about="As `appliance models list --json`, except that no file's SHA-256 is compared.",
+    )
+    paths.add(
+        "Updates",
+        "post",
+        "/v1/updates/poll",
+        "pollNow",
+        "Look for updates now",
+        {"202": {"description": "The updater was told", "content": content("application/json", ref("PollAsked"))}},
+        about="It carries no trust: what is found is verified as ever. `cmd/update` over MQTT does the same.",
+    )
+    paths.add(
+        "Updates",
+        "post",
+        "/v1/updates/hold",
+        "holdUpdates",
+        "Begin and switch nothing until this is released",
+        ref("Hold"),
+        about="What is on trial goes on being tried. Going back is never held.",
+        body=content("application/json", ref("HoldOrder"), audit={"by": "Anna", "reason": "audit", "for_s": 3600}),
+    )
+    paths.add("Updates", "delete", "/v1/updates/hold", "releaseUpdates", "End every hold", ref("Released"))
+    rows = {"type": "integer", "minimum": 1, "maximum": 500, "default": RolloutsOptions().limit}
+    paths.add(
+        "Updates",
+        "get",
+        "/v1/rollouts",
+        "listRollouts",
+        "How new versions came to serve, or did not",
+        ref("RolloutList"),
+        parameters=(in_query("limit", rows, "the newest so many", 10),),
+    )
+    number = in_path("id", 1, {"type": "integer"})
+    paths.add(
+        "Updates",
+        "get",
+        "/v1/rollouts/{id}",
+        "getRollout",
+        "One of them, with the figures behind its ruling",
+        ref("RolloutReport"),
+        parameters=(number,),
+    )
+    for path, name, summary, about in (
+        ("promote", "promoteRollout", "Let the versions on trial serve now", "Whatever they showed, at once."),
+        ("reject", "rejectRollout", "End the trial", "This box does not take these versions again."),
+        (
+            "roll-back",
+            "rollBackRollout",
+            "Serve what served before",
+            "What was promoted together goes back together, and this box does not take it again.",
+        ),
+    ):
+        paths.add(
+            "Updates",
+            "post",
+            f"/v1/rollouts/{{id}}/{path}",
+            name,
+            summary,
+            ref("OrderReport"),
+            about=f"{about} Answers when it is done; `order_refused` says what is in the way.",
+            parameters=(number,),
+            body=content("application/json", ref("Who"), by={"by": "Anna"}),
+        )
 
 
 def _documents(paths: Paths) -> None:

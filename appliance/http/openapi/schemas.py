@@ -18,6 +18,18 @@ from appliance.http.sources import Latest, SourceList
 from appliance.http.status import BoxReport
 from appliance.plant.answer import TriggerAnswer
 from appliance.plant.recipes import RecipeChange, RecipeOrder, RecipeReport
+from appliance.rollouts.board import (
+    HoldOrder,
+    OrderReport,
+    PollAsked,
+    Released,
+    RolloutList,
+    RolloutReport,
+    UpdatesReport,
+    VersionList,
+    Who,
+)
+from appliance.rollouts.records import Hold
 
 _REF = "#/components/schemas/{name}"
 
@@ -26,7 +38,9 @@ def components(written: dict[str, Schema]) -> dict[str, Schema]:
     """All schemas by name. written: those of the wire formats."""
     _, found = msgspec.json.schema_components([ResultPage, SourceList, Latest, Result, Erased], ref_template=_REF)
     about_the_box = [BoxReport, TriggerAnswer, AlarmReport, RecipeReport, RecipeOrder, RecipeChange, RecipeChanges]
-    _, of_the_box = msgspec.json.schema_components(about_the_box, ref_template=_REF)
+    of_updates = [UpdatesReport, VersionList, PollAsked, Hold, HoldOrder, Released]
+    of_rollouts = [RolloutList, RolloutReport, Who, OrderReport]
+    _, of_the_box = msgspec.json.schema_components([*about_the_box, *of_updates, *of_rollouts], ref_template=_REF)
     _, of_errors = msgspec.json.schema_components([Problem], ref_template=_REF)
     # Two structs are called Problem: an error that is answered, and something wrong with the box.
     of_the_box["BoxProblem"] = of_the_box.pop("Problem")

@@ -1,0 +1,1 @@
+"""Signed updates of models: trust, download, staging and the self-test. Runs in a process of its own."""
