@@ -45,6 +45,7 @@ from appliance.plant.triggers import Triggers
 from appliance.plant.watch import BoxWatch, SourceWatch
 from appliance.repository import check_roots, model_roots
 from appliance.rollouts.board import Board
+from appliance.rollouts.configuration import SiteConfiguration
 from appliance.rollouts.replay import Pictures
 from appliance.rollouts.reports import Reports
 from appliance.rollouts.rollouts import Rollouts
@@ -96,6 +97,7 @@ class Box:
         try:
             self._state = State(data_dir)
             self._starts = Starts(self._state, time.time())
+            self._site = SiteConfiguration(config, self._state)
             self._slots = Slots(
                 lambda: model_roots(config),
                 config.models,
@@ -115,10 +117,10 @@ class Box:
         )
         self._alarms = Alarms(self._store)
         self._reports = Reports(self._state, self._announce_update, self._commit_update, self._alarms.hold)
-        self._recipes = Recipes(config.recipes, self._store, self._alarms)
+        self._recipes = Recipes(self._site.config.recipes, self._store, self._alarms)
         self._watch = SourceWatch(config.sources, self._alarms)
         self._live = Live(config.http.sse_clients_max)
-        rules = SiteRules(config.recipes, config.sources, self._recipes.active, config.pixels_max)
+        self._rules = rules = SiteRules(self._site.config, self._recipes.active)
         self._rollouts = Rollouts(
             self._state,
             self._slots,
@@ -126,6 +128,7 @@ class Box:
             rules,
             Pictures(self._store.path, self._store.frames, rules),
             config.updates.window,
+            self._site,
             self._reports,
         )
         self._board = Board(
@@ -164,7 +167,7 @@ class Box:
                 keep_s=config.store.results_days * 86_400,
             )
             self._mqtt = MqttDoor(
-                config,
+                self._site.config,
                 self._slots,
                 self._pipeline,
                 self._store,
@@ -193,13 +196,14 @@ class Box:
             self._store,
             history,
             config.ready_requires,
-            named_models(config),
+            lambda: named_models(self._site.config),
             self._mqtt_report,
             lambda: self._outbox.report(),
             self._alarms,
             self._recipes,
             self._watch,
             self._triggers,
+            self._site.report,
         )
         self.app = create_app(
             config.http,
@@ -218,6 +222,7 @@ class Box:
                 "updates": self._board,
             },
         )
+        self._site.on_change = self._follow
         self._mqtt.on_broker = self._outbox.wake
         self._alarms.outgoing = partial(self._outbox.desk.event, "alarm")
         self._recipes.outgoing = self._outbox.desk.recipe
@@ -244,6 +249,7 @@ class Box:
         """Start every thread. Raises PortInUse, before a model is compiled; `stop` is due even then."""
         self._store.start()
         self._alarms.start()
+        self._alarms.hold("configuration_left_out", self._site.fault)
         self._recipes.start()
         self._devices.lanes("CPU")
         self._triggers.start()
@@ -284,6 +290,13 @@ class Box:
             **self._mqtt.beats(),
             **self._outbox.beats(),
         }
+
+    def _follow(self, config: Config) -> None:
+        """A release's configuration came, or went: limits first, so that no new route is judged by old ones."""
+        self._rules.use(config)
+        self._recipes.follow(config.recipes)
+        self._mqtt.follow(config.routes)
+        self._alarms.hold("configuration_left_out", self._site.fault)
 
     def _announce(self, result: Result, body: bytes, trace: Trace | None) -> None:
         self._live.publish(Event(result, body, trace))
@@ -326,6 +339,7 @@ class Box:
                 stats.clients,
                 stats.received,
                 stats.acknowledged,
+                self._mqtt.listener.files_fault,
             )
         if self._mqtt.broker is not None:
             status = self._mqtt.broker.status()

@@ -73,8 +73,8 @@ class ListenerConfig(_Section, frozen=True, kw_only=True):
     """The built-in MQTT listener. Limits are per listener unless they say otherwise.
 
     cert_file, key_file: TLS, both PEM. client_ca_file: clients must show a certificate of this authority; the common
-    name in it is their user. users_file: clients must log in; `appliance keys listener-user` makes its lines. plain:
-    other machines may log in without TLS.
+    name in it is their user. users_file: clients must log in; `appliance keys listener-user` makes its lines. These
+    files are read again when they change. plain: other machines may log in without TLS.
     """
 
     enabled: bool = True
@@ -288,7 +288,7 @@ class ModelConfig(_Section, frozen=True, kw_only=True):
     variant, precision, performance: overrule what was measured on this box; `latency` and `throughput` name the one
     gear to use. device: `CPU`, `GPU`, `NPU` or `AUTO`, for OpenVINO; one that does not work falls back to the CPU.
     batch_max: requests that may share one call, 0: as measured. weight: its share of the lanes when models compete.
-    durable: answer an upload only after its result is committed.
+    durable: answer an upload only after its result is committed. verdict: changes the rule of its manifest.
     """
 
     variant: Name | None = None
@@ -298,6 +298,7 @@ class ModelConfig(_Section, frozen=True, kw_only=True):
     batch_max: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     weight: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
     durable: bool = False
+    verdict: VerdictRule | None = None
 
 
 class RouteConfig(ReadingsConfig, frozen=True, kw_only=True):
@@ -557,10 +558,11 @@ def _with_recipes(content: dict[str, Any]) -> dict[str, Any]:
     recipes = content.get("recipes")
     if not isinstance(recipes, dict):
         return content
-    return {**content, "recipes": {name: _recipe(table) for name, table in recipes.items()}}
+    return {**content, "recipes": {name: recipe_of(table) for name, table in recipes.items()}}
 
 
-def _recipe(table: Any) -> Any:
+def recipe_of(table: Any) -> Any:
+    """A recipe as the file has it -> as `Recipe` has it. Anything that is no table is left as it is."""
     if not isinstance(table, dict):
         return table
     places = {name: table[name] for name in ("routes", "sources") if name in table}

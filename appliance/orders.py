@@ -57,9 +57,12 @@ def roll_back(config: Config, model: str | None, by: str, wait_s: float) -> Outc
 
 def told(way: WayBack) -> str:
     """A way back that was taken, in words."""
-    return ", ".join(
-        f"{name} is back at version {version}" if version is not None else f"{name} is gone, it was new"
-        for name, version in sorted(way.versions.items())
+    return (
+        ", ".join(
+            f"{name} is back at version {version}" if version is not None else f"{name} is gone, it was new"
+            for name, version in sorted(way.versions.items())
+        )
+        or "the configuration is the one before it"
     )
 
 

@@ -382,7 +382,7 @@ class Pipeline:
         error: ApplianceError | None = None,
     ) -> Result:
         part = request.part
-        rule = self._rules.verdict_rule(origin.manifest.verdict, request, recording.route)
+        rule = self._rules.verdict_rule(origin.manifest, request, recording.route)
         verdict: Verdict = "error" if prediction is None else judge(prediction, rule)
         clock = self._store.upkeep.clock
         return Result(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -42,8 +43,19 @@ class Undecided(msgspec.Struct, frozen=True):
     before: dict[str, str | None]
 
 
+class Brought(msgspec.Struct, frozen=True):
+    """The configuration of a release, as it serves with its models. content: as in its JSON."""
+
+    ring: str
+    number: int
+    content: dict[str, Any]
+
+
 class WayBack(msgspec.Struct, frozen=True):
-    """What goes back together. versions: name -> version to serve again, None: the model was new and goes."""
+    """What goes back together. versions: name -> version to serve again, None: the model was new and goes.
+
+    rollout: whose they are; its configuration goes with them.
+    """
 
     versions: dict[str, str | None]
     rollout: int | None
@@ -60,6 +72,26 @@ def undecided(state: State) -> list[Undecided]:
         "SELECT id, state, models, before FROM rollouts WHERE state IN ('loading', 'running', 'probation') ORDER BY id"
     )
     return [_undecided(row) for row in rows]
+
+
+def configuration(state: State) -> Brought | None:
+    """What serves beside the box's own file: that of the newest rollout that was promoted and has not gone back."""
+    found = _configurations(state)
+    return found[0][1] if found else None
+
+
+def brought_by(state: State) -> int | None:
+    """The rollout that has changed the configuration last, if no newer one serves; it may have brought no model."""
+    found = _configurations(state)
+    if not found:
+        return None
+    now, before = found[0][1], found[1][1] if len(found) > 1 else None
+    return None if is_same(now, before) else found[0][0]
+
+
+def is_same(one: Brought | None, other: Brought | None) -> bool:
+    """Whether two releases bring the same configuration."""
+    return (one and one.content) == (other and other.content)
 
 
 def came_by_update(state: State) -> frozenset[str]:
@@ -98,7 +130,8 @@ def way_back(state: State, model: str | None) -> WayBack:
     """
     rows = standings(state)
     if model is None:
-        rollouts = [each.rollout for each in rows.values() if each.rollout is not None]
+        found = (brought_by(state), *(each.rollout for each in rows.values()))
+        rollouts = [each for each in found if each is not None]
         if not rollouts:
             raise OrderRefused("no update has been promoted on this box that could be taken back")
         rollout: int | None = max(rollouts)
@@ -169,6 +202,19 @@ def commit(state: State, statements: Iterable[Statement]) -> None:
                 db.execute(sql, values)
     except sqlite3.Error as error:
         raise StoreUnavailable(f"{state.path}: {error}; free the disk, or let this user write there") from error
+
+
+def _configurations(state: State) -> list[tuple[int, Brought | None]]:
+    """Of the last two rollouts that serve, the newest first."""
+    rows = state.rows(
+        "SELECT id, configuration FROM rollouts WHERE state IN ('probation', 'done') ORDER BY id DESC LIMIT 2"
+    )
+    return [(row["id"], read_brought(row["configuration"])) for row in rows]
+
+
+def read_brought(content: bytes | None) -> Brought | None:
+    """Of a row of `rollouts`."""
+    return None if content is None else msgspec.json.decode(content, type=Brought)
 
 
 def _undecided(row: sqlite3.Row) -> Undecided:

@@ -47,6 +47,8 @@ def initial(db: Database) -> None:
             WITHOUT ROWID""",
         # state: loading, running, probation, done, rejected, rolled_back. models: JSON {name: version}.
         # before: JSON {name: version or null} of what served. evidence: JSON of the counts behind the ruling.
+        # configuration: JSON {ring, number, content} of the release that brought what serves with it, NULL: none. That
+        # of the newest one in probation or done is what serves, so it goes back with the models.
         """CREATE TABLE rollouts (
             id INTEGER PRIMARY KEY, install INTEGER NOT NULL, at REAL NOT NULL, state TEXT NOT NULL, mode TEXT NOT NULL,
             models BLOB NOT NULL, before BLOB NOT NULL, configuration BLOB, ruled_at REAL, reason TEXT,

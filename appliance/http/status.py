@@ -24,6 +24,7 @@ from appliance.plant.counts import TriggerReport
 from appliance.plant.recipes import RecipeReport, Recipes
 from appliance.plant.triggers import Triggers
 from appliance.plant.watch import SourceWatch, WatchedSource
+from appliance.rollouts.configuration import ConfigurationReport
 from appliance.served import ServedModel
 from appliance.slot import Place, Slot
 from appliance.slots import Slots
@@ -120,6 +121,8 @@ class ListenerReport(msgspec.Struct, frozen=True):
     clients: int = 0
     received: int = 0
     acknowledged: int = 0
+    reason: str | None = None
+    """Why a users file or a certificate that was changed is not used."""
 
 
 class BrokerReport(msgspec.Struct, frozen=True):
@@ -143,7 +146,7 @@ class MqttReport(msgspec.Struct, frozen=True):
 
 
 class BoxReport(msgspec.Struct, frozen=True, kw_only=True):
-    """watched: sources that the configuration has rules for."""
+    """watched: sources that the configuration has rules for. configuration: what a release brought, null: nothing."""
 
     device: str
     version: str
@@ -162,12 +165,13 @@ class BoxReport(msgspec.Struct, frozen=True, kw_only=True):
     recipe: RecipeReport
     watched: list[WatchedSource]
     triggers: list[TriggerReport]
+    configuration: ConfigurationReport | None
 
 
 class Status:
     """Asks every part for its state. `mqtt` is given, since doors do not know each other.
 
-    named_models: where the configuration names a model, and the name.
+    named_models: where the configuration that serves names a model, and the name.
     """
 
     def __init__(
@@ -178,13 +182,14 @@ class Status:
         store: Store,
         history: History,
         ready_requires: tuple[str, ...],
-        named_models: Sequence[tuple[str, str]],
+        named_models: Callable[[], Sequence[tuple[str, str]]],
         mqtt: Callable[[], MqttReport],
         upstreams: Callable[[], list[UpstreamReport]],
         alarms: Alarms,
         recipes: Recipes,
         watch: SourceWatch,
         triggers: Triggers,
+        configuration: Callable[[], ConfigurationReport | None],
     ) -> None:
         self._device = device
         self._slots = slots
@@ -199,6 +204,7 @@ class Status:
         self._recipes = recipes
         self._watch = watch
         self._triggers = triggers
+        self._configuration = configuration
         self._started_at = time.time()
         self._started = time.monotonic()
 
@@ -229,6 +235,7 @@ class Status:
             recipe=self._recipes.report(),
             watched=self._watch.report(),
             triggers=self._triggers.reports(),
+            configuration=self._configuration(),
         )
 
     def _store_report(self) -> StoreReport:
@@ -262,13 +269,15 @@ class Status:
             if (broken.name, broken.version) not in serving:
                 yield Problem("model_failed", f"Model {broken.name} version {broken.version}: {broken.error}")
         names = {slot.name for slot in self._slots.slots()}
-        for where, name in self._named_models:
+        for where, name in self._named_models():
             if name not in names:
                 yield Problem("model_missing", f"{where} names model {name}, which is not here; install or correct it")
         if not names:
             yield Problem("no_models", "There is no model; put one in the models folder as <name>/<version>/")
         if mqtt.listener.state == "failed":
             yield Problem("listener_failed", "The MQTT listener has stopped; restart the appliance")
+        if mqtt.listener.reason is not None:
+            yield Problem("listener_files", f"{mqtt.listener.reason}; until then the listener uses the one before")
         if mqtt.broker.state == "connecting":
             yield Problem("broker_away", f"No connection to the broker {mqtt.broker.address}: {mqtt.broker.reason}")
         elif mqtt.broker.reason is not None:

@@ -82,8 +82,7 @@ class Recipes:
     def __init__(
         self, known: Mapping[str, Recipe], store: Store, alarms: Alarms, *, now: Callable[[], float] = time.time
     ) -> None:
-        self._known = tuple(KnownRecipe(name, about(recipe)) for name, recipe in sorted(known.items()))
-        self._names = [each.name for each in self._known]
+        self._set_known(known)
         self._store = store
         self._alarms = alarms
         self._now = now
@@ -102,6 +101,11 @@ class Recipes:
         """Say so when what runs is not in the configuration any more."""
         for source, recipe in [(None, self._box), *self._sources.items()]:
             self._tell_if_missing(source, recipe)
+
+    def follow(self, known: Mapping[str, Recipe]) -> None:
+        """From now on the configuration has these. What runs, runs on, even if it is not among them any more."""
+        self._set_known(known)
+        self.start()
 
     def active(self, source: str) -> str | None:
         """The recipe that runs for a source now."""
@@ -166,6 +170,10 @@ class Recipes:
         Raises as `change`, and DecodeError for a payload that is neither.
         """
         return self.change(read_order(payload), "mqtt", client)
+
+    def _set_known(self, known: Mapping[str, Recipe]) -> None:
+        self._known = tuple(KnownRecipe(name, about(recipe)) for name, recipe in sorted(known.items()))
+        self._names = [each.name for each in self._known]
 
     def _check(self, order: RecipeOrder) -> None:
         if order.source is not None:

@@ -120,12 +120,16 @@ class RolledModel(msgspec.Struct, frozen=True):
     before: str | None
 
 
+class Policy(Rollout, frozen=True, kw_only=True, omit_defaults=False):
+    """As the release has it, and what it leaves to the box."""
+
+
 class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
     """state: loading, running, probation, done, rejected, rolled_back. mode: canary, shadow, blue_green.
 
     waits: why a ruling is not carried out yet. elapsed_s: of the trial, probation_s: of the probation; the policy says
-    how long they last. serves: whether what it brought serves, so that it can be taken back. evidence: live while it
-    runs.
+    how long they last. serves: whether what it brought serves, so that it can be taken back. configuration: whether
+    routes, verdict rules or recipes of a release serve with its models. evidence: live while it runs.
     """
 
     id: int
@@ -136,13 +140,14 @@ class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     mode: str
     models: list[RolledModel]
-    policy: Rollout
+    policy: Policy
     waits: str | None
     elapsed_s: float
     probation_s: float
     ruled_at: float | None
     reason: str | None
     serves: bool
+    configuration: bool
     evidence: tuple[ModelEvidence, ...]
 
 
@@ -238,9 +243,10 @@ class Board:
         model = None
         if kind == "roll_back":
             served = self._served(record)
-            if not served:
+            if not served and not self._has_configured(record):
                 raise OrderRefused(f"nothing of rollout {number} serves, so there is nothing to take back")
-            model = served[0]
+            # Without a model it is the last one, and `roll_back` means that when it is told of none.
+            model = served[0] if served else None
         elif record.state not in ("loading", "running"):
             raise OrderRefused(f"rollout {number} is not on trial, it is {record.state}")
         with self._state.transaction() as db:
@@ -288,6 +294,10 @@ class Board:
         """The models that serve in the version that this rollout brought."""
         return [each.name for each in standing.standings(self._state).values() if each.rollout == record.id]
 
+    def _has_configured(self, record: Record) -> bool:
+        """Whether what it changed in the configuration serves."""
+        return standing.brought_by(self._state) == record.id
+
     def _outcome(self, order: int) -> str:
         ends_at = time.monotonic() + ORDER_S_MAX
         while time.monotonic() < ends_at:
@@ -318,13 +328,14 @@ class Board:
             models=[
                 RolledModel(name, version, record.before.get(name)) for name, version in sorted(record.models.items())
             ],
-            policy=Rollout() if install is None else install.policy,
+            policy=Policy() if install is None else Policy(**msgspec.structs.asdict(install.policy)),
             waits=None if live is None else live.waits,
             elapsed_s=round(ruled_after_s if record.ruled_at is not None else elapsed_s, 3),
             probation_s=round(elapsed_s if is_watched else 0.0, 3),
             ruled_at=record.ruled_at,
             reason=record.reason,
-            serves=bool(self._served(record)),
+            serves=bool(self._served(record)) or self._has_configured(record),
+            configuration=record.configuration is not None,
             evidence=record.evidence if live is None else live.evidence(),
         )
 

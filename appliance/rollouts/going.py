@@ -70,6 +70,8 @@ class Going:
         return [(each.name, rule(each.counts(), self.policy, is_due=self.is_due)) for each in self.evidence()]
 
     def ruling(self) -> Ruling:
+        if not self.record.models:
+            return Ruling("promote", "it brings a configuration alone")
         if self.record.mode == "blue_green":
             return Ruling("promote", "its golden cases hold, and the release asks for no trial")
         return rule_together(self.rulings())

@@ -11,7 +11,7 @@ import msgspec
 from appliance.core.release import Release, Rollout, parse_release
 from appliance.errors import ReleaseInvalid
 from appliance.rollouts.evidence import ModelEvidence
-from appliance.standing import Statement
+from appliance.standing import Brought, Statement, read_brought
 from appliance.state import State
 
 UNDECIDED = ("loading", "running", "probation")
@@ -42,6 +42,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     models: dict[str, str]
     before: dict[str, str | None]
+    configuration: Brought | None
     ruled_at: float | None
     reason: str | None
     evidence: tuple[ModelEvidence, ...]
@@ -102,13 +103,33 @@ def undecided(state: State) -> Record | None:
 
 
 def begin(
-    state: State, install: Install, mode: str, models: Mapping[str, str], before: Mapping[str, str | None], now: float
+    state: State,
+    install: Install,
+    mode: str,
+    models: Mapping[str, str],
+    before: Mapping[str, str | None],
+    configuration: Brought | None,
+    now: float,
+    to: str,
+    reason: str | None,
 ) -> Record:
-    """A rollout that loads; now: wall clock."""
+    """A rollout in the state `to`, which is its end unless it loads; now: wall clock."""
+    brought = None if configuration is None else msgspec.json.encode(configuration)
     with state.transaction() as db:
         number = db.execute(
-            "INSERT INTO rollouts (install, at, state, mode, models, before) VALUES (?, ?, 'loading', ?, ?, ?)",
-            (install.id, now, mode, msgspec.json.encode(models), msgspec.json.encode(before)),
+            """INSERT INTO rollouts (install, at, state, mode, models, before, configuration, ruled_at, reason)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+            (
+                install.id,
+                now,
+                to,
+                mode,
+                msgspec.json.encode(models),
+                msgspec.json.encode(before),
+                brought,
+                None if to == "loading" else now,
+                reason,
+            ),
         ).lastrowid
     assert number is not None
     found = rollout(state, number)
@@ -226,6 +247,7 @@ def _record(row: sqlite3.Row) -> Record:
         mode=row["mode"],
         models=msgspec.json.decode(row["models"], type=dict[str, str]),
         before=msgspec.json.decode(row["before"], type=dict[str, str | None]),
+        configuration=read_brought(row["configuration"]),
         ruled_at=row["ruled_at"],
         reason=row["reason"],
         evidence=evidence,

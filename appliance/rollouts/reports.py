@@ -112,7 +112,7 @@ class Reports:
         ended = None if last is None else last.state
         which = (
             "" if last is None else ", ".join(f"{name} version {each}" for name, each in sorted(last.models.items()))
-        )
+        ) or "A configuration"
         reason = "" if last is None else f"{last.reason}; /v1/rollouts/{last.id} has the evidence"
         return {
             "update_rejected": f"{which} was not taken: {reason}" if ended == "rejected" else None,

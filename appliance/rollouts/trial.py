@@ -264,7 +264,7 @@ class Trial:
     def _judged(self, model: ServedModel | None, asked: Asked, inferred: Inferred) -> list[tuple[Verdict, Prediction]]:
         """A row each."""
         assert model is not None
-        rule = self._rules.verdict_rule(model.manifest.verdict, asked.request, asked.route)
+        rule = self._rules.verdict_rule(model.manifest, asked.request, asked.route)
         return [(judge(prediction, rule), prediction) for prediction in inferred.predictions]
 
     def _add(self, **counts: int) -> None:

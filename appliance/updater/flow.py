@@ -282,7 +282,9 @@ class _Run:
 
     def _serves_all(self, release: Release, refs: Mapping[str, ModelRef]) -> bool:
         """Whether the server has nothing to do."""
-        if release.configuration is not None or self._serves_withdrawn(release):
+        if release.configuration is not None or standing.configuration(self._state) is not None:
+            return False
+        if self._serves_withdrawn(release):
             return False
         rows = standing.standings(self._state)
         return all(

@@ -12,28 +12,41 @@ import pytest
 
 from tests.support.box import run_appliance
 from tests.support.installs import make_ready
-from tests.support.models import write_model
 from tests.support.odd_candidates import MIDDLING
-from tests.support.trial_plant import WAIT_S, Plant
+from tests.support.trial_plant import WAIT_S, Plant, running_plant
 from tests.support.wait import until
 
 
-@pytest.fixture
-def plant(tmp_path: Path) -> Iterator[Plant]:
-    plant = Plant(tmp_path)
-    try:
-        plant.box.start()
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    with running_plant(tmp_path_factory.mktemp("plant")) as plant:
         yield plant
-    finally:
-        plant.box.kill()
+
+
+@pytest.fixture
+def plant(shared: Plant) -> Iterator[Plant]:
+    with shared.turn():
+        yield shared
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Plant]:
+    """A box of its own, for what leaves a thread that hangs, or starts that nobody should count with others."""
+    with running_plant(tmp_path) as plant:
+        yield plant
+
+
+def newest_release(plant: Plant) -> int:
+    return int(plant.rows("SELECT max(number) AS number FROM installs")[0]["number"])
 
 
 # A good candidate.
 
 
 def test_a_good_version_is_promoted_after_its_canary_and_no_request_fails(plant: Plant) -> None:
+    before = plant.box.status()["store"]["results"]
     plant.install()
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"share": 0.5, "inputs_min": 20})
+    plant.ready(rollout={"share": 0.5, "inputs_min": 20})
     with plant.asked(230, 20, 128):
         ended = plant.ends("done", "rejected")
     assert (ended["state"], ended["mode"]) == ("done", "canary"), ended["reason"]
@@ -44,7 +57,7 @@ def test_a_good_version_is_promoted_after_its_canary_and_no_request_fails(plant:
     assert set(plant.statuses) == {200}
     assert plant.serves() == "2"
     # Comparisons are no results: as many are recorded as were asked for.
-    total = sum(plant.statuses.values())
+    total = before + sum(plant.statuses.values())
     until(lambda: plant.box.status()["store"]["results"] == total, WAIT_S, f"{total} results")
     plant.box.restart()
     assert plant.ask()["version"] == "2"
@@ -52,7 +65,7 @@ def test_a_good_version_is_promoted_after_its_canary_and_no_request_fails(plant:
 
 def test_the_share_of_a_canary_is_even(plant: Plant) -> None:
     plant.install()
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"share": 0.25, "inputs_min": 1000})
+    plant.ready(rollout={"share": 0.25, "inputs_min": 1000})
     plant.ends("running")
     until(lambda: plant.ask()["version"] == "2", WAIT_S, "the canary's first turn")
     plant.versions.clear()
@@ -66,7 +79,7 @@ def test_the_share_of_a_canary_is_even(plant: Plant) -> None:
 
 def test_a_shadow_answers_nobody_and_is_promoted_by_what_it_says(plant: Plant) -> None:
     plant.install()
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"mode": "shadow", "probation_s": 1000})
+    plant.ready(rollout={"mode": "shadow", "probation_s": 1000})
     with plant.asked(230, 20):
         ended = plant.ends("probation", "rejected")
     assert ended["state"] == "probation", ended["reason"]
@@ -79,16 +92,17 @@ def test_a_shadow_answers_nobody_and_is_promoted_by_what_it_says(plant: Plant) -
 
 def test_blue_green_switches_without_a_trial(plant: Plant) -> None:
     plant.install()
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"mode": "blue_green"})
+    plant.ready(rollout={"mode": "blue_green"})
     assert plant.ends("done", "rejected")["state"] == "done"
     assert plant.ask()["version"] == "2"
 
 
 def test_a_model_that_is_new_to_the_box_serves_once_it_is_proven(plant: Plant) -> None:
-    plant.install("1", "other")
-    make_ready(plant.data_dir, {"other": "1"})
+    plant.model = f"{plant.model}-new"
+    plant.install("1")
+    plant.ready("1")
     assert plant.ends("done", "rejected")["state"] == "done"
-    assert plant.ask(model="other")["version"] == "1"
+    assert plant.ask()["version"] == "1"
 
 
 # A bad one.
@@ -108,52 +122,66 @@ def test_a_bad_version_is_rejected_and_no_request_fails(
     plant: Plant, mode: str, changes: dict[str, Any], word: str
 ) -> None:
     plant.install(**changes)
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"mode": mode, "latency_ratio_max": 2.0})
+    plant.ready(rollout={"mode": mode, "latency_ratio_max": 2.0})
     with plant.asked(MIDDLING, 230):
         ended = plant.ends("done", "rejected")
     assert ended["state"] == "rejected"
     assert word in ended["reason"]
     assert set(plant.statuses) == {200}, plant.unlike
     assert plant.ask()["version"] == "1"
-    assert plant.blocked() == [("tiny", "2")]
+    assert plant.blocked() == [(plant.model, "2")]
     (seen,) = ended["evidence"]
     assert (seen["ruling"], seen["before"]) == ("reject", "1")
     until(lambda: "update_rejected" in plant.alarms(), WAIT_S, "the alarm")
 
 
-def test_a_version_that_hangs_on_trial_is_dropped_and_its_request_answered_by_the_other(plant: Plant) -> None:
-    plant.install(title="hangs")
-    make_ready(plant.data_dir, {"tiny": "2"})
-    plant.ends("running")
-    assert plant.ask(MIDDLING)["version"] == "1"
-    ended = plant.ends("done", "rejected")
+def test_a_version_that_hangs_on_trial_is_dropped_and_its_request_answered_by_the_other(own: Plant) -> None:
+    own.install(title="hangs")
+    own.ready()
+    own.ends("running")
+    assert own.ask(MIDDLING)["version"] == "1"
+    ended = own.ends("done", "rejected")
     assert (ended["state"], ended["reason"]) == ("rejected", "model tiny version 2 hung")
-    assert set(plant.statuses) == {200}
+    assert set(own.statuses) == {200}
 
 
 def test_differences_name_the_results_that_show_them(plant: Plant) -> None:
     plant.install(title="wrong")
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"share": 0.5})
+    plant.ready(rollout={"share": 0.5})
     with plant.asked(MIDDLING):
         (seen,) = plant.ends("rejected")["evidence"]
     difference = seen["differences"][0]
     assert (difference["before"], difference["now"]) == ("review", "ng")
-    result = plant.box.http.get(f"/v1/results/{difference['result']}").json()
+    at = f"/v1/results/{difference['result']}"
+    # It was answered before it was committed.
+    until(lambda: plant.box.http.get(at).status_code == 200, WAIT_S, "the result")
+    result = plant.box.http.get(at).json()
     assert (result["version"], result["verdict"]) == ("2", "ng")
 
 
 def test_a_version_that_does_not_load_is_rejected(plant: Plant) -> None:
     plant.install()
-    for file in (plant.data_dir / "models" / "tiny" / "2").rglob("*.xml"):
+    for file in (plant.data_dir / "models" / plant.model / "2").rglob("*.xml"):
         file.write_bytes(b"no network")
-    make_ready(plant.data_dir, {"tiny": "2"})
+    plant.ready()
     assert plant.ends("rejected", "done")["state"] == "rejected"
     assert plant.ask()["version"] == "1"
 
 
+def test_a_version_that_was_rejected_is_not_tried_again(plant: Plant) -> None:
+    plant.install()
+    plant.ready(rollout={"deadline_s": 0.1})
+    plant.ends("rejected")
+    plant.ready(rollout={"mode": "blue_green"})
+    again = plant.ends("rejected", "done", number=2)
+    assert again["state"] == "rejected"
+    assert f"{plant.model} version 2 is blocked on this box: " in again["reason"]
+    assert plant.serves() == "1"
+
+
 def test_a_version_with_other_inputs_is_not_compared(plant: Plant) -> None:
     plant.install(kind="window")
-    make_ready(plant.data_dir, {"tiny": "2"})
+    plant.ready()
     ended = plant.ends("rejected", "done")
     assert ended["state"] == "rejected"
     assert "release it with mode blue_green" in ended["reason"]
@@ -163,28 +191,24 @@ def test_a_version_with_other_inputs_is_not_compared(plant: Plant) -> None:
 # Several together.
 
 
-def test_several_models_switch_together_or_not_at_all(tmp_path: Path) -> None:
-    plant = Plant(tmp_path)
-    write_model(plant.models, "other", "1")
-    try:
-        plant.box.start()
-        plant.install()
-        plant.install("2", "other", title="wrong")
-        make_ready(plant.data_dir, {"tiny": "2", "other": "2"})
-        with plant.asked(230), plant.asked(MIDDLING, model="other"):
-            ended = plant.ends("done", "rejected")
-        assert ended["state"] == "rejected"
-        assert (plant.serves("tiny"), plant.serves("other")) == ("1", "1")
-        # Only what is to blame is kept away.
-        assert plant.blocked() == [("other", "2")]
-        plant.install("3", "other")
-        make_ready(plant.data_dir, {"tiny": "2", "other": "3"})
-        with plant.asked(230), plant.asked(230, model="other"):
-            assert plant.ends("done", "rejected", number=2)["state"] == "done"
-        assert (plant.serves("tiny"), plant.serves("other")) == ("2", "3")
-        assert set(plant.statuses) == {200}
-    finally:
-        plant.box.kill()
+def test_several_models_switch_together_or_not_at_all(plant: Plant) -> None:
+    one, other = plant.model, f"{plant.model}-other"
+    plant.add(other)
+    plant.install()
+    plant.install("2", other, title="wrong")
+    make_ready(plant.data_dir, {one: "2", other: "2"})
+    with plant.asked(230), plant.asked(MIDDLING, model=other):
+        ended = plant.ends("done", "rejected")
+    assert ended["state"] == "rejected"
+    assert (plant.serves(one), plant.serves(other)) == ("1", "1")
+    # Only what is to blame is kept away.
+    assert plant.blocked() == [(other, "2")]
+    plant.install("3", other)
+    make_ready(plant.data_dir, {one: "2", other: "3"})
+    with plant.asked(230), plant.asked(230, model=other):
+        assert plant.ends("done", "rejected", number=2)["state"] == "done"
+    assert (plant.serves(one), plant.serves(other)) == ("2", "3")
+    assert set(plant.statuses) == {200}
 
 
 # The deadline.
@@ -192,7 +216,7 @@ def test_several_models_switch_together_or_not_at_all(tmp_path: Path) -> None:
 
 def test_undecided_at_the_deadline_means_no(plant: Plant) -> None:
     plant.install()
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"deadline_s": 0.5})
+    plant.ready(rollout={"deadline_s": 0.2})
     ended = plant.ends("rejected", "done")
     assert ended["state"] == "rejected"
     assert "undecided at the deadline" in ended["reason"]
@@ -200,15 +224,16 @@ def test_undecided_at_the_deadline_means_no(plant: Plant) -> None:
 
 @pytest.mark.parametrize(("changes", "state"), [({}, "done"), ({"title": "wrong"}, "rejected")])
 def test_recent_pictures_decide_at_the_deadline(plant: Plant, changes: dict[str, Any], state: str) -> None:
+    before = plant.box.status()["store"]["results"]
     for turn in range(25):
         plant.ask(230 if turn % 2 else MIDDLING)
     plant.install(**changes)
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"deadline_s": 0.5})
+    plant.ready(rollout={"deadline_s": 0.2})
     ended = plant.ends("rejected", "done")
     assert ended["state"] == state, ended["reason"]
     (seen,) = ended["evidence"]
     assert 0 < seen["replayed"] <= seen["inputs"]
-    assert plant.box.status()["store"]["results"] == 25
+    assert plant.box.status()["store"]["results"] == before + 25
 
 
 # Afterwards.
@@ -216,7 +241,7 @@ def test_recent_pictures_decide_at_the_deadline(plant: Plant, changes: dict[str,
 
 def test_errors_on_probation_take_the_version_back_and_no_request_fails(plant: Plant) -> None:
     plant.install(title="fails")
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"probation_s": 1000})
+    plant.ready(rollout={"probation_s": 1000})
     with plant.asked(230):
         plant.ends("probation")
     plant.ask(MIDDLING)
@@ -224,7 +249,7 @@ def test_errors_on_probation_take_the_version_back_and_no_request_fails(plant: P
     assert "on probation" in ended["reason"]
     assert (ended["evidence"][0]["probation_errors"], plant.serves()) == (1, "1")
     assert set(plant.statuses) == {200}
-    assert plant.blocked() == [("tiny", "2")]
+    assert plant.blocked() == [(plant.model, "2")]
     until(lambda: "update_rolled_back" in plant.alarms(), WAIT_S, "the alarm")
     plant.box.restart()
     assert plant.ask()["version"] == "1"
@@ -232,10 +257,10 @@ def test_errors_on_probation_take_the_version_back_and_no_request_fails(plant: P
 
 def test_probation_ends_and_the_version_before_gives_its_memory_back(plant: Plant) -> None:
     plant.install()
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"mode": "blue_green", "probation_s": 1.0})
+    plant.ready(rollout={"mode": "blue_green", "probation_s": 0.3})
     plant.ends("probation")
     plant.ends("done")
-    (model,) = plant.box.status()["models"]
+    model = plant.shown()
     assert (model["version"], model["previous"]["state"]) == ("2", "unloaded")
 
 
@@ -244,7 +269,7 @@ def test_probation_ends_and_the_version_before_gives_its_memory_back(plant: Plan
 
 def test_a_trial_goes_on_after_a_restart(plant: Plant) -> None:
     plant.install()
-    make_ready(plant.data_dir, {"tiny": "2"})
+    plant.ready()
     plant.ends("running")
     plant.box.kill()
     plant.box.start()
@@ -255,7 +280,7 @@ def test_a_trial_goes_on_after_a_restart(plant: Plant) -> None:
 
 def test_probation_goes_on_after_a_restart(plant: Plant) -> None:
     plant.install(title="fails")
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"mode": "blue_green", "probation_s": 1000})
+    plant.ready(rollout={"mode": "blue_green", "probation_s": 1000})
     plant.ends("probation")
     plant.box.kill()
     plant.box.start()
@@ -265,48 +290,48 @@ def test_probation_goes_on_after_a_restart(plant: Plant) -> None:
     assert plant.serves() == "1"
 
 
-def test_a_version_that_ends_the_process_is_given_up_after_three_starts(plant: Plant) -> None:
-    plant.install(title="aborts")
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"mode": "blue_green", "probation_s": 1000})
-    plant.ends("probation")
+def test_a_version_that_ends_the_process_is_given_up_after_three_starts(own: Plant) -> None:
+    own.install(title="aborts")
+    own.ready(rollout={"mode": "blue_green", "probation_s": 1000})
+    own.ends("probation")
     for _ in range(3):
-        if plant.box.running:
+        if own.box.running:
             with pytest.raises(httpx.TransportError):
-                plant.ask(MIDDLING)
-            plant.box.ended()
-        plant.box.start()
-    plant.ends("rolled_back")
-    assert plant.ask(MIDDLING)["version"] == "1"
-    until(lambda: "update_rolled_back" in plant.alarms(), WAIT_S, "the alarm")
+                own.ask(MIDDLING)
+            own.box.ended()
+        own.box.start()
+    own.ends("rolled_back")
+    assert own.ask(MIDDLING)["version"] == "1"
+    until(lambda: "update_rolled_back" in own.alarms(), WAIT_S, "the alarm")
 
 
 def test_a_newer_release_ends_a_trial_without_blame(plant: Plant) -> None:
     plant.install()
     plant.install("3")
-    make_ready(plant.data_dir, {"tiny": "2"})
+    plant.ready()
     plant.ends("running")
-    make_ready(plant.data_dir, {"tiny": "3"}, rollout={"mode": "blue_green"})
+    plant.ready("3", rollout={"mode": "blue_green"})
     assert plant.ends("done", number=2)["state"] == "done"
-    assert "release 2" in plant.rollout(1)["reason"]
+    assert f"release {newest_release(plant)} of ring stable came" in plant.rollout(1)["reason"]
     assert plant.blocked() == []
     assert plant.serves() == "3"
 
 
 def test_a_withdrawn_version_goes_back_at_once(plant: Plant) -> None:
     plant.install()
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"mode": "blue_green"})
+    plant.ready(rollout={"mode": "blue_green"})
     plant.ends("done")
-    blocked = [{"name": "tiny", "version": "2", "manifest": "0" * 64}]
+    blocked = [{"name": plant.model, "version": "2", "manifest": "0" * 64}]
     make_ready(plant.data_dir, {}, blocked=blocked, rollout={"mode": "canary"})
     ended = plant.ends("rolled_back")
-    assert "withdrawn by release 2" in ended["reason"]
+    assert f"withdrawn by release {newest_release(plant)}" in ended["reason"]
     assert plant.ask()["version"] == "1"
 
 
 def test_a_hold_keeps_an_update_back_until_it_is_released(plant: Plant) -> None:
     plant.execute("INSERT INTO holds (at, by, reason) VALUES (?, 'Anna', 'audit')", time.time())
     plant.install()
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"mode": "blue_green"})
+    plant.ready(rollout={"mode": "blue_green"})
     until(lambda: plant.updates()["waits"], WAIT_S, "the reason to wait")
     assert "on hold by Anna: audit" in plant.updates()["waits"]
     assert plant.rollout()["state"] is None
@@ -318,19 +343,19 @@ def test_a_closed_window_keeps_the_switch_back_and_the_trial_goes_on(plant: Plan
     installed_at = time.time() - 12 * 3600
     begins, ends = (time.strftime("%H:%M", time.gmtime(installed_at + hours * 3600)) for hours in (-1, 1))
     plant.install()
-    make_ready(plant.data_dir, {"tiny": "2"}, at=installed_at, window={"begins": begins, "ends": ends})
+    plant.ready(at=installed_at, window={"begins": begins, "ends": ends})
     with plant.asked(230):
         until(lambda: plant.updates()["waits"], WAIT_S, "the reason to wait")
     assert "its window opens at" in plant.updates()["waits"]
     assert (plant.rollout()["state"], plant.serves()) == ("running", "1")
-    plant.execute("UPDATE installs SET at_once = 1")
+    plant.execute("UPDATE installs SET at_once = 1 WHERE status = 'ready'")
     assert plant.ends("done")["state"] == "done"
     assert plant.serves() == "2"
 
 
 def test_a_restart_tells_what_the_last_run_could_not(plant: Plant) -> None:
     plant.install()
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"mode": "blue_green"})
+    plant.ready(rollout={"mode": "blue_green"})
     plant.ends("done")
     plant.box.stop()
     plant.execute("DELETE FROM told")
@@ -339,22 +364,22 @@ def test_a_restart_tells_what_the_last_run_could_not(plant: Plant) -> None:
     until(lambda: plant.told() == expected, WAIT_S, "the steps being told")
 
 
-def test_a_version_that_hangs_on_probation_goes_back_and_its_request_is_answered(plant: Plant) -> None:
-    plant.install(title="hangs")
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"mode": "blue_green", "probation_s": 1000})
-    plant.ends("probation")
-    assert plant.ask(MIDDLING)["version"] == "1"
-    assert "hung" in plant.ends("rolled_back")["reason"]
-    assert plant.serves() == "1"
-    until(lambda: plant.told()[-1] == ("rollout", "rolled_back"), WAIT_S, "the step being told")
+def test_a_version_that_hangs_on_probation_goes_back_and_its_request_is_answered(own: Plant) -> None:
+    own.install(title="hangs")
+    own.ready(rollout={"mode": "blue_green", "probation_s": 1000})
+    own.ends("probation")
+    assert own.ask(MIDDLING)["version"] == "1"
+    assert "hung" in own.ends("rolled_back")["reason"]
+    assert own.serves() == "1"
+    until(lambda: own.told()[-1] == ("rollout", "rolled_back"), WAIT_S, "the step being told")
 
 
 def test_the_command_takes_an_update_back_while_the_box_serves(plant: Plant) -> None:
     plant.install()
-    make_ready(plant.data_dir, {"tiny": "2"}, rollout={"mode": "blue_green"})
+    plant.ready(rollout={"mode": "blue_green"})
     plant.ends("done")
-    done = run_appliance("models", "roll-back", "tiny", "--config", plant.box.config)
+    done = run_appliance("models", "roll-back", plant.model, "--config", plant.box.config)
     assert done.returncode == 0, done.stderr
-    assert "tiny is back at version 1" in done.stdout
+    assert f"{plant.model} is back at version 1" in done.stdout
     assert plant.ask()["version"] == "1"
     assert plant.rollout()["state"] == "rolled_back"

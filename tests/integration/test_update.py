@@ -203,6 +203,22 @@ def test_a_version_that_was_rejected_here_does_not_come_again(site: Site, regist
             site.look(shelf(registry), now=now)
 
 
+def test_a_configuration_that_comes_or_goes_is_told_to_the_server(
+    site: Site, registry: Simulated, bundles: Path
+) -> None:
+    released = {"tiny": ("1", registry.publish(bundles / "1"))}
+    site.look(shelf(registry))
+    site.serves("tiny", "1")
+    registry.release(released, configuration={"models": {"tiny": {"verdict": {"score_ng_min": 0.4}}}})
+    assert site.look(shelf(registry)).outcome == "ready"
+    site.execute(
+        """INSERT INTO rollouts (install, at, state, mode, models, before, configuration)
+        VALUES (2, 2, 'done', 'blue_green', '{}', '{}', '{"ring": "stable", "number": 2, "content": {}}')"""
+    )
+    registry.release(released)
+    assert site.look(shelf(registry)).outcome == "ready"
+
+
 def test_what_serves_and_is_withdrawn_is_told_to_the_server_though_its_successor_fails(
     site: Site, registry: Simulated, bundles: Path
 ) -> None:

@@ -1,7 +1,11 @@
-"""A box with version 1 of a picture model, somebody who asks it all the time, and versions that came by updates."""
+"""A box with version 1 of a picture model, somebody who asks it all the time, and versions that came by updates.
+
+A box takes most of a second to start, so tests may use one in turn, each with a model of its own.
+"""
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +16,7 @@ import msgspec
 
 from appliance.state import State
 from tests.support.box import Box, write_config
-from tests.support.installs import install_tiny
+from tests.support.installs import install_tiny, make_ready
 from tests.support.models import picture, write_model
 from tests.support.wait import until
 
@@ -20,10 +24,13 @@ WAIT_S = 20
 
 
 class Plant:
-    """A box with version 1 of `tiny`, and somebody who asks it all the time."""
+    """model: the one that a test is about. Rollouts are counted from the test's first."""
 
     def __init__(self, folder: Path, **changes: Any) -> None:
         self.models = folder / "models"
+        self.model = "tiny"
+        self._turn = 0
+        self._rollouts_before = 0
         write_model(self.models, "tiny", "1")
         lanes = {"lanes": 2, "timeout_s": 1.0}
         self.box = Box(
@@ -37,11 +44,46 @@ class Plant:
     def data_dir(self) -> Path:
         return self.box.data_dir
 
-    def install(self, version: str = "2", name: str = "tiny", **changes: Any) -> None:
-        install_tiny(self.data_dir, name, version, **changes)
+    def install(self, version: str = "2", name: str | None = None, **changes: Any) -> None:
+        install_tiny(self.data_dir, name or self.model, version, **changes)
 
-    def ask(self, brightness: float = 230, model: str = "tiny", version: str | None = None) -> Any:
-        path = f"/v1/predict/{model}" + ("" if version is None else f"?version={version}")
+    def ready(self, version: str = "2", **changes: Any) -> int:
+        """It is ready to be rolled out; changes as in `make_ready`."""
+        return make_ready(self.data_dir, {self.model: version}, **changes)
+
+    def add(self, name: str) -> None:
+        """Version 1 of one more model, brought by hand."""
+        write_model(self.models, name, "1")
+        assert self.box.http.post(f"/v2/repository/models/{name}/load").status_code == 200
+
+    @contextmanager
+    def turn(self) -> Iterator[Plant]:
+        """For one test of several: a model of its own, and nothing of it left at the end."""
+        self._turn += 1
+        self.model = f"turn-{self._turn}"
+        self.statuses, self.versions, self.unlike = {}, {}, []
+        self._rollouts_before = self.rows("SELECT coalesce(max(id), 0) AS id FROM rollouts")[0]["id"]
+        if not self.box.running:
+            self.box.start()
+        self.add(self.model)
+        try:
+            yield self
+        finally:
+            self.execute("UPDATE holds SET until = at")
+            # What is begun from here on would be the next test's first.
+            until(lambda: not self.box.running or not self.waiting(), WAIT_S, "every rollout having begun")
+            self.execute("UPDATE rollouts SET state = 'rejected' WHERE state IN ('loading', 'running', 'probation')")
+            for root in (self.models, self.data_dir / "models"):
+                shutil.rmtree(root / self.model, ignore_errors=True)
+
+    def waiting(self) -> list[Any]:
+        """What is ready and not begun."""
+        return self.rows(
+            "SELECT id FROM installs WHERE status = 'ready' AND id > (SELECT coalesce(max(install), 0) FROM rollouts)"
+        )
+
+    def ask(self, brightness: float = 230, model: str | None = None, version: str | None = None) -> Any:
+        path = f"/v1/predict/{model or self.model}" + ("" if version is None else f"?version={version}")
         reply = self.box.http.post(path, content=picture(brightness), headers={"Content-Type": "image/png"})
         self.statuses[reply.status_code] = self.statuses.get(reply.status_code, 0) + 1
         answer = reply.json()
@@ -52,7 +94,7 @@ class Plant:
         return answer
 
     @contextmanager
-    def asked(self, *brightness: float, model: str = "tiny") -> Iterator[None]:
+    def asked(self, *brightness: float, model: str | None = None) -> Iterator[None]:
         """Somebody asks all the time, with these pictures in turn."""
         ended = threading.Event()
 
@@ -85,9 +127,13 @@ class Plant:
         finally:
             state.close()
 
+    def number(self, rollout: int = 1) -> int:
+        """Its id."""
+        return self._rollouts_before + rollout
+
     def rollout(self, number: int = 1) -> dict[str, Any]:
         """Its row; `state` is None before there is one."""
-        for row in self.rows("SELECT * FROM rollouts WHERE id = ?", number):
+        for row in self.rows("SELECT * FROM rollouts WHERE id = ?", self.number(number)):
             return {**row, "evidence": msgspec.json.decode(row["evidence"] or b"[]")}
         return {"state": None}
 
@@ -103,17 +149,35 @@ class Plant:
         return found
 
     def blocked(self) -> list[tuple[str, str]]:
-        return [(row["name"], row["version"]) for row in self.rows("SELECT * FROM blocked ORDER BY name")]
+        """Since the test began."""
+        rows = self.rows("SELECT name, version FROM blocked ORDER BY name")
+        return [(row["name"], row["version"]) for row in rows if self._turn == 0 or row["name"].startswith(self.model)]
 
     def told(self) -> list[tuple[str, str]]:
-        """What was reported, by kind."""
-        return [(row["kind"], row["step"]) for row in self.rows("SELECT * FROM told ORDER BY kind")]
+        """What was reported of the last install and the last rollout, by kind."""
+        rows = self.rows("SELECT kind, max(id), step FROM told GROUP BY kind ORDER BY kind")
+        return [(row["kind"], row["step"]) for row in rows]
 
-    def serves(self, name: str = "tiny") -> str:
-        return str(next(each for each in self.box.status()["models"] if each["name"] == name)["version"])
+    def shown(self, name: str | None = None) -> Any:
+        """What the status says of a model."""
+        return next(each for each in self.box.status()["models"] if each["name"] == (name or self.model))
+
+    def serves(self, name: str | None = None) -> str:
+        return str(self.shown(name)["version"])
 
     def alarms(self) -> dict[str, str]:
         return {each["kind"]: each["text"] for each in self.box.status()["alarms"]}
 
     def updates(self) -> Any:
         return self.box.http.get("/v1/updates").json()
+
+
+@contextmanager
+def running_plant(folder: Path, **changes: Any) -> Iterator[Plant]:
+    """Changes as in `write_config`."""
+    plant = Plant(folder, **changes)
+    try:
+        plant.box.start()
+        yield plant
+    finally:
+        plant.box.kill()

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from appliance.codecs import decode_image
-from appliance.config import SourceConfig
+from appliance.config import Config, ModelConfig, RouteConfig, SourceConfig
 from appliance.core.area import Mask
+from appliance.core.manifest import ModelManifest, parse_manifest
 from appliance.core.prediction import Prediction, Region
 from appliance.core.privacy import Images, keeps_picture
 from appliance.core.protocol import InferenceRequest, Part
@@ -18,7 +19,7 @@ from appliance.core.recipe import Recipe
 from appliance.core.verdict import Verdict, VerdictRule
 from appliance.core.view import View
 from appliance.rules import SiteRules
-from tests.support.models import encode, picture
+from tests.support.models import encode, picture, write_model
 
 FOUND = Prediction(regions=(Region("hole", 0.9, (0, 0, 1, 1), 0.1),))
 LEFT_HALF = Mask(rectangle=(0.0, 0.0, 0.5, 1.0))
@@ -38,7 +39,14 @@ RECIPES = {
 
 
 def make_rules(active: str | None = None, **sources: Any) -> SiteRules:
-    return SiteRules(RECIPES, sources or SOURCES, lambda source: active, 1 << 20)
+    config = Config(recipes=RECIPES, sources=sources or SOURCES, pixels_max=1 << 20)
+    return SiteRules(config, lambda source: active)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> ModelManifest:
+    path = write_model(tmp_path_factory.mktemp("models")) / "manifest.toml"
+    return parse_manifest(path.read_bytes(), str(path))
 
 
 def make_request(source: str = "open", **fields: Any) -> InferenceRequest:
@@ -80,11 +88,36 @@ def test_view_of_a_picture(source: str, recipe: str | None, view: View | None) -
     assert make_rules().view(make_request(source, part=Part(recipe=recipe)), "line") == view
 
 
-def test_recipe_goes_over_the_route_and_the_route_over_the_model() -> None:
-    rule = VerdictRule(score_review_min=0.5, score_ng_min=0.9)
-    override = VerdictRule(score_review_min=0.4, score_ng_min=0.8)
-    judged_by = make_rules().verdict_rule(rule, make_request(override=override, part=Part(recipe="close")), "line")
-    assert (judged_by.score_review_min, judged_by.score_ng_min) == (0.4, 0.2)
+def limits(rules: SiteRules, manifest: ModelManifest, **fields: Any) -> tuple[float | None, float | None]:
+    rule = rules.verdict_rule(manifest, make_request(**fields), "line")
+    return rule.score_review_min, rule.score_ng_min
+
+
+def test_recipe_goes_over_the_route_the_route_over_the_site_and_the_site_over_the_model(
+    manifest: ModelManifest,
+) -> None:
+    assert limits(make_rules(), manifest) == (0.3, 0.7)
+    config = Config(
+        models={"tiny": ModelConfig(verdict=VerdictRule(score_review_min=0.2, score_ng_min=0.6))}, recipes=RECIPES
+    )
+    assert limits(SiteRules(config, lambda _: None), manifest) == (0.2, 0.6)
+    route = RouteConfig(name="line", topic="line/+", model="tiny", verdict=VerdictRule(score_ng_min=0.5))
+    rules = SiteRules(msgspec.structs.replace(config, routes=(route,)), lambda _: None)
+    assert limits(rules, manifest) == (0.2, 0.5)
+    assert limits(rules, manifest, part=Part(recipe="close")) == (0.2, 0.2)
+
+
+def test_a_version_on_trial_is_judged_by_the_limits_that_came_with_it(manifest: ModelManifest) -> None:
+    rules = make_rules()
+    newer = msgspec.structs.replace(manifest, version="2")
+    came = Config(models={"tiny": ModelConfig(verdict=VerdictRule(score_ng_min=0.1))})
+    rules.use_beside({("tiny", "2"): came})
+    assert (limits(rules, manifest), limits(rules, newer)) == ((0.3, 0.7), (0.3, 0.1))
+    rules.use_beside({("tiny", "1"): Config()})
+    rules.use(came)
+    assert (limits(rules, manifest), limits(rules, newer)) == ((0.3, 0.7), (0.3, 0.1))
+    rules.use_beside({})
+    assert limits(rules, manifest) == (0.3, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from appliance import standing
 from appliance.errors import OrderRefused
 from appliance.repository import ModelVersion
-from appliance.standing import Standing
+from appliance.standing import Brought, Standing
 from appliance.starts import SETTLED_AFTER_S, STARTS_MAX, Starts
 from appliance.state import State
 from tests.support.installs import add_rollout, rollout_state
@@ -70,6 +71,43 @@ def test_what_was_promoted_together_goes_back_together(state: State) -> None:
         assert standing.way_back(state, model) == standing.WayBack(together, 7)
     assert standing.way_back(state, "ccc").versions == {"ccc": "2"}
     assert standing.way_back(state, "ddd") == standing.WayBack({"ddd": "3"}, None)
+
+
+def brings(state: State, limit: float | None, is_now: str) -> int:
+    """A rollout that brought a configuration, or none."""
+    rollout = add_rollout(state, {}, {}, is_now)
+    brought = None if limit is None else Brought("stable", rollout, {"limit": limit})
+    content = None if brought is None else msgspec.json.encode(brought)
+    standing.commit(state, [("UPDATE rollouts SET configuration = ? WHERE id = ?", (content, rollout))])
+    return rollout
+
+
+def limit(state: State) -> float | None:
+    found = standing.configuration(state)
+    return None if found is None else found.content["limit"]
+
+
+def test_the_configuration_of_the_newest_rollout_that_stands_serves_and_goes_back_with_it(state: State) -> None:
+    assert (limit(state), standing.brought_by(state)) == (None, None)
+    first = brings(state, 0.5, "done")
+    assert (limit(state), standing.brought_by(state)) == (0.5, first)
+    for undecided in ("loading", "running", "rejected", "rolled_back"):
+        brings(state, 0.9, undecided)
+        assert (limit(state), standing.brought_by(state)) == (0.5, first)
+    second = brings(state, 0.7, "probation")
+    assert (limit(state), standing.brought_by(state)) == (0.7, second)
+    assert standing.way_back(state, None) == standing.WayBack({}, second)
+    standing.commit(state, standing.given_up(state, second, "why", 5.0))
+    assert limit(state) == 0.5
+    none = brings(state, None, "done")
+    assert (limit(state), standing.brought_by(state)) == (None, none)
+
+
+def test_a_rollout_that_left_the_configuration_as_it_was_has_not_brought_it(state: State) -> None:
+    serves(state, ("aaa", "2", "1", brings(state, 0.5, "done")))
+    brings(state, 0.5, "done")
+    assert (limit(state), standing.brought_by(state)) == (0.5, None)
+    assert standing.way_back(state, None).versions == {"aaa": "1"}
 
 
 def test_nothing_to_go_back_to_is_said(state: State) -> None:
