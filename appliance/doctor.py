@@ -15,6 +15,7 @@ import msgspec
 
 from appliance import hardware
 from appliance.config import Config, DelegateConfig
+from appliance.core.manifest import WindowPreprocess
 from appliance.errors import ApplianceError, ConfigError, ModelError, ModelLoadError
 from appliance.repository import check_files, model_roots, scan
 from appliance.trust import trust_of
@@ -185,6 +186,12 @@ def _models(config: Config) -> Iterable[Check]:
             yield Check(name, False, str(error), todo, needed=False)
         else:
             yield Check(name, True, f"{count} files with the hashes of its manifest", needed=False)
+    windowed = {each.manifest.name for each in good if isinstance(each.manifest.preprocess, WindowPreprocess)}
+    for route in config.routes:
+        if route.share_group is not None and route.model in windowed:
+            found = "share_group splits the readings of a source among boxes, so that no box has whole windows"
+            todo = "remove share_group, and give each box sources of its own by topic"
+            yield Check(f"route {route.name}", False, found, todo, needed=False)
 
 
 def _clock(now: float) -> Check:
@@ -217,16 +224,19 @@ def _port(name: str, host: str, port: int) -> Check:
 
 
 def _broker(config: Config) -> Iterable[Check]:
+    from appliance.mqtt.probe import in_words, visit
+
     if config.broker is None:
         return
     place = f"{config.broker.host}:{config.broker.port}"
-    try:
-        socket.create_connection((config.broker.host, config.broker.port), _CONNECT_S).close()
-    except OSError as error:
-        todo = "check address, network and firewall; results wait in the outbox"
-        yield Check("site broker", False, f"{place}: {error.strerror or error}", todo, needed=False)
-    else:
-        yield Check("site broker", True, f"{place} accepts connections")
+    found = visit(config.broker, config.device, [route.subscription for route in config.routes], _CONNECT_S)
+    if found.terms is None:
+        todo = "check address, network and firewall, user and certificates; results wait in the outbox"
+        yield Check("site broker", False, f"{place}: {found.reason}", todo, needed=False)
+        return
+    yield Check("site broker", True, f"{place} lets the box in")
+    todo = "; ".join(found.concerns)
+    yield Check("terms of the site broker", not todo, in_words(found.terms), todo, needed=False)
 
 
 def _endpoints(config: Config) -> Iterable[Check]:

@@ -18,7 +18,7 @@ def keys() -> None:
 def listener_user(name: str, password_stdin: bool) -> None:
     """Print a line for the file of listener.users_file: NAME with a salted hash of its password.
 
-    Append it to the file, and start the appliance again.
+    Append it to the file; an appliance that runs reads it within seconds.
     """
     from appliance.mqtt.access import user_line
 

@@ -89,6 +89,11 @@ class Users:
             self._proven.add(self._digest(name, password))
         return right
 
+    def agrees(self, other: Users, name: str) -> bool:
+        """Whether both know `name`, with the same password."""
+        secret = self._secrets.get(name)
+        return secret is not None and secret == other._secrets.get(name)
+
     def _digest(self, name: str, password: bytes) -> bytes:
         text = name.encode()
         return hashlib.blake2b(len(text).to_bytes(4, "big") + text + password, key=self._key, digest_size=16).digest()

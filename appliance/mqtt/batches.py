@@ -38,17 +38,17 @@ class Way:
 
 
 class Ways:
-    """The decoder of each route, until its model is loaded anew. For several threads: entries are whole."""
+    """The decoder of each route, until it or its model is another one. For several threads: entries are whole."""
 
     def __init__(self) -> None:
-        self._quick: dict[str, tuple[WindowPreprocess, QuickReadings | None]] = {}
+        self._quick: dict[str, tuple[RouteConfig, WindowPreprocess, QuickReadings | None]] = {}
 
     def way(self, route: RouteConfig, source: str, steps: WindowPreprocess) -> Way | None:
         """None: readings of this route are not of the plain form."""
         known = self._quick.get(route.name)
-        if known is None or known[0] is not steps:
-            known = self._quick[route.name] = (steps, quick_readings(route, len(steps.channels)))
-        quick = known[1]
+        if known is None or known[0] is not route or known[1] is not steps:
+            known = self._quick[route.name] = (route, steps, quick_readings(route, len(steps.channels)))
+        quick = known[2]
         return None if quick is None else Way(route, source, len(steps.channels), quick)
 
 

@@ -54,7 +54,7 @@ _QUEUED_MAX = 1000
 _REFUSED = 0x80
 """Reason codes of a SUBACK from here on are refusals."""
 
-_NO_SUCH_VERSION = 0x84
+NO_SUCH_VERSION = 0x84
 _PLAIN_AT_ONCE = 500
 _PLAIN_TOPICS_MAX = 10_000
 _IDENTIFIERS = 0x0FFF_FFFF
@@ -94,7 +94,9 @@ class BrokerClient:
     ) -> None:
         self._config = config
         self._topics = set(topics)
-        self._identifiers = _identifiers(self._topics)
+        self._wanted = self._topics
+        self._terms = Terms()
+        self._identifiers = identifiers_of(self._topics)
         self._subscribed = set(subscribed)
         self._awaited: dict[int, str] = {}
         self._ignored = ignored
@@ -131,7 +133,7 @@ class BrokerClient:
         self._paho.max_queued_messages_set(_QUEUED_MAX)
         self._paho.will_set(*will, qos=1, retain=True)
         if config.username is not None:
-            self._paho.username_pw_set(config.username, _password(config.password_file))
+            self._paho.username_pw_set(config.username, broker_password(config.password_file))
         self._paho.on_connect = self._on_connect
         self._paho.on_disconnect = self._on_disconnect
         self._paho.on_subscribe = self._on_subscribe
@@ -154,6 +156,11 @@ class BrokerClient:
 
     def start(self) -> None:
         self._thread.start()
+
+    def follow(self, topics: Iterable[str]) -> None:
+        """From now on these filters; from any thread."""
+        self._wanted = set(topics)
+        self._network.wake()
 
     def stop(self) -> None:
         """Send what was published, say goodbye, join the thread."""
@@ -249,6 +256,8 @@ class BrokerClient:
         stop_at: float | None = None
         while self._network.turn(1.0 if stop_at is None else 0.1):
             self.beat = time.monotonic()
+            if self._wanted is not self._topics and self._connected:
+                self._follow()
             if self._stopping.is_set():
                 stop_at = stop_at or self.beat + _STOP_S
                 if self.beat > stop_at:
@@ -266,14 +275,14 @@ class BrokerClient:
         if reason.is_failure:
             self._turned_away = True
             self._reason = str(reason)
-            if reason.value == _NO_SUCH_VERSION and self._version == 5:
+            if reason.value == NO_SUCH_VERSION and self._version == 5:
                 self._speak_older()
             else:
                 log.warning("broker_refused", address=self.address, reason=self._reason)
             return
-        self._note_terms(
-            terms_of(properties) if self._version == 5 else Terms(version=4, in_flight_max=_IN_FLIGHT_UNSAID)
-        )
+        self._terms = terms_of(properties) if self._version == 5 else Terms(version=4, in_flight_max=_IN_FLIGHT_UNSAID)
+        self._take_wanted()
+        self._note_terms(self._terms)
         if not flags.session_present:
             self._subscribed = set()
             self.on_new_session()
@@ -282,16 +291,33 @@ class BrokerClient:
         self._resumed = flags.session_present
         self._reason = None
         log.info("broker_connected", address=self.address, session_present=flags.session_present)
+        self._awaited = {}
+        self._subscribe_all(client)
+        self.on_connected()
+
+    def _follow(self) -> None:
+        """In the network thread, while it is connected."""
+        before = self._identifiers
+        self._take_wanted()
+        self._note_terms(self._terms)
+        for topic in sorted(self._topics & self._subscribed):
+            if self._identified and before.get(topic) != self._identifiers.get(topic):
+                self._subscribe(self._paho, topic, again=True)
+        self._subscribe_all(self._paho)
+
+    def _take_wanted(self) -> None:
+        self._topics = self._wanted
+        self._identifiers = identifiers_of(self._topics)
+
+    def _subscribe_all(self, client: Client) -> None:
         if dropped := sorted(self._subscribed - self._topics):
             client.unsubscribe(dropped)
             self._subscribed &= self._topics
         # A filter that the session has already is left alone: to subscribe again would bring what is retained again.
-        self._awaited = {}
         for topic in sorted(self._topics - self._subscribed):
             self._subscribe(client, topic)
         if dropped and not self._awaited:
             self.on_subscribed(sorted(self._subscribed))
-        self.on_connected()
 
     def _note_terms(self, terms: Terms) -> None:
         self._in_flight_max = min(_IN_FLIGHT_MAX, terms.in_flight_max)
@@ -303,8 +329,8 @@ class BrokerClient:
         if (advised := advice(terms)) is not None:
             log.info("broker_terms", address=self.address, advice=advised)
 
-    def _subscribe(self, client: Client, topic: str) -> None:
-        """One SUBSCRIBE for each filter: an identifier is for all in a packet."""
+    def _subscribe(self, client: Client, topic: str, *, again: bool = False) -> None:
+        """One SUBSCRIBE for each filter: an identifier is for all in a packet. again: without what is retained."""
         if self._version < 5:
             _, mid = client.subscribe(topic, qos=1)
         else:
@@ -312,7 +338,9 @@ class BrokerClient:
             if self._identified and topic in self._identifiers:
                 properties = Properties(PacketTypes.SUBSCRIBE)  # type: ignore[no-untyped-call]
                 properties.SubscriptionIdentifier = self._identifiers[topic]
-            _, mid = client.subscribe(topic, options=SubscribeOptions(qos=1), properties=properties)
+            handling = SubscribeOptions.RETAIN_DO_NOT_SEND if again else SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+            options = SubscribeOptions(qos=1, retainHandling=handling)
+            _, mid = client.subscribe(topic, options=options, properties=properties)
         if mid is not None:
             self._awaited[mid] = topic
 
@@ -428,7 +456,7 @@ def broker_name(config: BrokerConfig) -> str:
     return f"broker {config.host}:{config.port}"
 
 
-def _identifiers(topics: Iterable[str]) -> dict[str, int]:
+def identifiers_of(topics: Iterable[str]) -> dict[str, int]:
     """An identifier for each filter that overlaps another: always the same, as sessions outlive this process."""
     plain = {topic: (shared_filter(topic) or ("", topic))[1] for topic in topics}
     crossing = {
@@ -437,7 +465,7 @@ def _identifiers(topics: Iterable[str]) -> dict[str, int]:
     return {topic: zlib.crc32(topic.encode()) % _IDENTIFIERS + 1 for topic in sorted(crossing)}
 
 
-def _password(path: str | None) -> str | None:
+def broker_password(path: str | None) -> str | None:
     if path is None:
         return None
     try:

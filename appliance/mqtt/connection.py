@@ -40,7 +40,7 @@ from mqtt5 import (
 
 from appliance.errors import Overloaded
 from appliance.mqtt import admission, plain, tls, wire
-from appliance.mqtt.access import Rules
+from appliance.mqtt.access import Rules, Users
 from appliance.mqtt.house import Ack, House
 from appliance.mqtt.message import Acknowledge, InboundMessage
 from appliance.mqtt.sessions import Message, Session, Subscription, Will
@@ -71,10 +71,14 @@ _log = structlog.get_logger("listener")
 
 
 class Connection(asyncio.Protocol):
-    """Lives from accept to the end of the socket; has a session from CONNECT until it leaves or is told to go."""
+    """Lives from accept to the end of the socket; has a session from CONNECT until it leaves or is told to go.
 
-    def __init__(self, house: House) -> None:
+    admitted: the rate of connections was looked at before.
+    """
+
+    def __init__(self, house: House, *, admitted: bool = False) -> None:
         self.house = house
+        self._admitted = admitted
         self._transport: asyncio.Transport
         self._wire: Wire | None = None
         self._session: Session | None = None
@@ -85,6 +89,8 @@ class Connection(asyncio.Protocol):
         self._open: set[int] = set()
         self._too_fast = False
         self._certified: str | None = None
+        self._named: str | None = None
+        """The user whose password it knew."""
         self._topics: dict[bytes, str] = {}
         self._refused = False
         self._buffer = bytearray()
@@ -111,11 +117,9 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         now = self.house.now()
         peer = self._transport.get_extra_info("peername")
-        self._too_fast = not self.house.rates.admit(str(peer[0]) if peer else "", now)
+        self._too_fast = not self._admitted and not self.house.rates.admit(str(peer[0]) if peer else "", now)
         if len(self.house.connections) >= self.house.config.clients_max + STRANGERS_MAX:
-            self.house.exchange.counters.refused += 1
-            if (count := self.house.turned_away.due(now)) > 0:
-                _log.warning("connection_refused", reason="too many connections", count=count)
+            self.house.turn_away("too many connections")
             self._transport.abort()
             return
         self.house.connections.add(self)
@@ -280,21 +284,29 @@ class Connection(asyncio.Protocol):
         elif name is None:
             self._refuse(ConnAckReasonCode.NOT_AUTHORIZED)
         elif users.proven(name, packet.password or b""):
+            self._named = name
             self._on_connect(packet, name)
         else:
             self._window_full = True
             self._pause()
             self.house.verify(
-                users, name, packet.password or b"", lambda right: self._guarded(lambda: self._known(packet, right))
+                users,
+                name,
+                packet.password or b"",
+                lambda right: self._guarded(lambda: self._known(packet, users, name, right)),
             )
 
-    def _known(self, packet: ConnectPacket, right: bool) -> None:
+    def _known(self, packet: ConnectPacket, users: Users, name: str, right: bool) -> None:
         """The password was checked."""
         self._window_full = False
         if self._closing is not None or self._transport.is_closing():
             return
-        if right:
-            self._on_connect(packet, packet.username)
+        if self.house.users is not users:
+            # Other users came meanwhile: it is for them to say.
+            self._log_in(packet)
+        elif right:
+            self._named = name
+            self._on_connect(packet, name)
         else:
             self._refuse(ConnAckReasonCode.BAD_USER_NAME_OR_PASSWORD)
         self._go_on()
@@ -600,6 +612,11 @@ class Connection(asyncio.Protocol):
                 self.disconnect(DisconnectReasonCode.QUOTA_EXCEEDED, "client_reads_nothing")
 
     # -- the end
+
+    def recheck(self, before: Users, after: Users) -> None:
+        """End it if its password is not good any more."""
+        if self._named is not None and not after.agrees(before, self._named):
+            self.disconnect(DisconnectReasonCode.NOT_AUTHORIZED, "user_withdrawn")
 
     def taken_over(self) -> None:
         self.disconnect(DisconnectReasonCode.SESSION_TAKEN_OVER, "session_taken_over")

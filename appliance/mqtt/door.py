@@ -71,7 +71,7 @@ class MqttDoor:
         self._config = config
         self._slots = slots
         self._store = store
-        self._routes = config.routes or default_routes(slots)
+        self._routes: tuple[RouteConfig, ...] = config.routes or default_routes(slots)
         suspects = Suspects(store)
         self._streams = Streams(pipeline, store, suspects, self._window_of, self._announce_letter)
         windows = {} if config.broker is None else {broker_name(config.broker): in_flight_max(config.broker)}
@@ -122,7 +122,7 @@ class MqttDoor:
             self.broker = BrokerClient(
                 config.broker,
                 config.broker.client_id or config.device,
-                [*(route.subscription for route in self._routes), *self.commands.topics],
+                self._subscriptions(),
                 self.commands.deliver,
                 (self._topic("status"), msgspec.json.encode(BoxStatus("offline"))),
                 subscribed=_filters(sessions.pop(broker_name(config.broker), None)),
@@ -167,6 +167,15 @@ class MqttDoor:
         if self.listener is not None:
             self.listener.stop()
         self._streams.stop()
+
+    def follow(self, routes: tuple[RouteConfig, ...]) -> None:
+        """From now on these routes, as of the configuration. What came before is judged to its end as it was taken."""
+        self._routes = routes or default_routes(self._slots)
+        self.for_plcs.follow(self._routes)
+        self._streams.follow({route.name: route for route in self._routes})
+        self.intake.follow(self._routes)
+        if self.broker is not None:
+            self.broker.follow(self._subscriptions())
 
     def announce(self, result: Result, body: bytes) -> None:
         """A committed result: to the listener's subscribers. The broker gets it from the outbox."""
@@ -281,6 +290,9 @@ class MqttDoor:
         self._next_status = 0.0
         self._alarms_due = True
         self.on_broker()
+
+    def _subscriptions(self) -> list[str]:
+        return [*(route.subscription for route in self._routes), *self.commands.topics]
 
     def _takes(self, topic: str) -> bool:
         """Whether a route takes a topic."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Protocol
 
+import structlog
 from mqtt5 import DisconnectReasonCode
 
 from appliance.config import ListenerConfig
@@ -18,6 +19,8 @@ from appliance.mqtt.rates import ConnectionRates, Sparing
 
 BURST_MORE = 100
 """Connections that may come at once beside two for each client."""
+
+_log = structlog.get_logger("listener")
 
 
 class Peer(Protocol):
@@ -33,6 +36,9 @@ class Peer(Protocol):
 
     def write_acks(self, acks: list[Ack]) -> None:
         """Write the PUBACKs of those messages that still wait for one."""
+
+    def recheck(self, before: Users, after: Users) -> None:
+        """End it if its password is not good any more."""
 
     def disconnect(self, reason: DisconnectReasonCode, event: str) -> None:
         """End it, with a reason."""
@@ -111,6 +117,19 @@ class House:
     def rules(self, client: str, user: str | None) -> Rules | None:
         """What the access list allows a client; None: there is no list."""
         return rules_for(self.config.access, client, user)
+
+    def use(self, users: Users) -> None:
+        """From now on these users; clients whose password is not good any more are disconnected."""
+        before, self.users = self.users, users
+        if before is not None:
+            for connection in tuple(self.connections):
+                connection.recheck(before, users)
+
+    def turn_away(self, reason: str) -> None:
+        """Count a connection that is refused before its CONNECT."""
+        self.exchange.counters.refused += 1
+        if (count := self.turned_away.due(self.now())) > 0:
+            _log.warning("connection_refused", reason=reason, count=count)
 
     def verify(self, users: Users, name: str, password: bytes, tell: Callable[[bool], None]) -> None:
         """Check a password; `tell` is called in the listener's thread."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from functools import partial
 
 import msgspec
@@ -25,10 +23,7 @@ from appliance.errors import (
     Expired,
     FieldError,
     InferenceError,
-    InferenceTimeout,
     InputError,
-    LaneTimeout,
-    ModelNotReady,
     Overloaded,
     PoisonInput,
     RetainedStale,
@@ -36,17 +31,18 @@ from appliance.errors import (
     StoreError,
 )
 from appliance.fields import check_source
+from appliance.mqtt.arrivals import Arrival
 from appliance.mqtt.batches import MESSAGE_BYTES, Batch, Way, Ways
 from appliance.mqtt.message import Acknowledge, InboundMessage
 from appliance.mqtt.payloads import parse_input, part_of
-from appliance.mqtt.poison import Suspects, Suspicion
+from appliance.mqtt.pictures import Picture, Pictures
+from appliance.mqtt.poison import Suspects
 from appliance.mqtt.readings import Readers
-from appliance.mqtt.receipts import MAYBE_DUPLICATE, Delivery, Receipts
+from appliance.mqtt.receipts import Receipts
 from appliance.mqtt.stream import Reading
 from appliance.mqtt.streams import Streams
 from appliance.mqtt.topics import matched_levels
-from appliance.mqtt.turns import Turns, Waiter
-from appliance.pipeline import Answer, Pipeline, Recording, now
+from appliance.pipeline import Pipeline, Recording, now
 from appliance.slots import Slots
 from appliance.store import Store
 from appliance.writes import DeadLetter, Done, NewReading, Receipt, Write, Written, both, when_added
@@ -59,6 +55,9 @@ OPEN_BYTES_MAX = 256 << 20
 _TOPICS_REMEMBERED_MAX = 10_000
 _TOPIC_CHARS_REMEMBERED = 256
 
+_Routing = tuple[tuple[RouteConfig, ...], dict[str, list[tuple[RouteConfig, str | FieldError]]]]
+"""The routes, and what they make of topics that came."""
+
 
 class IntakeStatus(msgspec.Struct, frozen=True):
     """Messages since the start. dropped: at QoS 0, when there was no room."""
@@ -68,77 +67,6 @@ class IntakeStatus(msgspec.Struct, frozen=True):
     dead_letters: int
     dropped: int
     waiting: int
-
-
-class _Arrival:
-    """A message on one of its routes. `settled` is to be called once, when it is committed there."""
-
-    __slots__ = ("_receipts", "_settle", "delivery", "flags", "message", "route", "source")
-
-    def __init__(
-        self,
-        message: InboundMessage,
-        route: RouteConfig,
-        source: str,
-        settle: Acknowledge,
-        receipts: Receipts,
-        delivery: Delivery | None,
-        doubtful: bool,
-    ) -> None:
-        self.message = message
-        self.route = route
-        self.source = source
-        keyed = route.key_field is not None or route.key_property is not None
-        self.flags = (MAYBE_DUPLICATE,) if doubtful and not keyed else ()
-        self.delivery = delivery
-        self._receipts = receipts
-        self._settle = settle
-
-    @property
-    def receipt(self) -> Receipt | None:
-        return None if self.delivery is None else self.delivery.receipt
-
-    @property
-    def receipt_unless_keyed(self) -> Receipt | None:
-        """What is recorded under the publisher's key needs no receipt on disk."""
-        return self.receipt if self.route.key_field is None and self.route.key_property is None else None
-
-    @property
-    def must(self) -> bool:
-        return self.message.qos > 0
-
-    def settled(self) -> None:
-        if self.delivery is not None:
-            self._receipts.committed(self.delivery)
-        self._settle()
-
-    def done(self, outcome: Written | StoreError) -> None:
-        """For the store: committed, or let go because nobody waits for it."""
-        if isinstance(outcome, Written):
-            self.settled()
-
-
-class _Picture(Waiter):
-    """A picture on its way to a lane. tried: it timed out once, perhaps by the fault of another."""
-
-    __slots__ = ("arrival", "hangs_before", "recording", "request", "suspicion", "tried")
-
-    def __init__(
-        self, arrival: _Arrival, request: InferenceRequest, recording: Recording, suspicion: Suspicion | None
-    ) -> None:
-        route = arrival.route
-        expires_at = None if route.expires_ms is None else time.monotonic() + route.expires_ms / 1000
-        super().__init__(route.model, route.priority, alone=suspicion is not None, expires_at=expires_at)
-        self.arrival = arrival
-        self.request = request
-        self.recording = recording
-        self.suspicion = suspicion
-        self.tried = False
-        self.hangs_before = 0
-
-    def left_s(self) -> float | None:
-        """Seconds until it expires; None: never."""
-        return None if self.expires_at is None else self.expires_at - time.monotonic()
 
 
 class Intake:
@@ -160,23 +88,24 @@ class Intake:
         at_once: int,
         announce_letter: Callable[[DeadLetter], None],
     ) -> None:
-        self._routes = tuple(routes)
+        self._routing: _Routing = (tuple(routes), {})
         self._slots = slots
         self._pipeline = pipeline
         self._store = store
         self._streams = streams
         self._receipts = receipts
         self._suspects = suspects
-        self._at_once = at_once
         self._announce_letter = announce_letter
-        self._matched: dict[str, list[tuple[RouteConfig, str | FieldError]]] = {}
         self._lock = threading.Lock()
         self._open_bytes = 0
         self._ways = Ways()
         self._readers = Readers()
-        self._turns: Turns[_Picture] = Turns(at_once)
-        self._hangs: dict[str, int] = {}
+        self._pictures = Pictures(pipeline, store, at_once, expired=self._expire, rejected=self._reject_picture)
         self._received = self._duplicates = self._dead_letters = self._dropped = 0
+
+    def follow(self, routes: Iterable[RouteConfig]) -> None:
+        """From now on these routes."""
+        self._routing = (tuple(routes), {})
 
     def deliver(self, message: InboundMessage, ack: Acknowledge) -> None:
         """Take a message; `ack` is called once it is committed. Raises Overloaded, and nothing else: `Deliver`."""
@@ -186,7 +115,7 @@ class Intake:
             matched = [each for each in matched if each[0].subscription in message.subscriptions]
         settle = self._open(message, max(1, len(matched)), ack)
         if not matched:
-            names = ", ".join(f"{route.name} ({route.topic})" for route in self._routes) or "none"
+            names = ", ".join(f"{route.name} ({route.topic})" for route in self._routing[0]) or "none"
             self._dead_letter(
                 message, RouteNotFound(f"no route takes topic {message.topic[:200]!r}; the routes are {names}"), settle
             )
@@ -199,7 +128,7 @@ class Intake:
             if acceptance.known:
                 self._duplicates += 1
                 continue
-            arrival = _Arrival(message, route, source, settle, self._receipts, acceptance.delivery, acceptance.doubtful)
+            arrival = Arrival(message, route, source, settle, self._receipts, acceptance.delivery, acceptance.doubtful)
             try:
                 self._deliver(arrival)
             except ApplianceError as error:
@@ -235,17 +164,10 @@ class Intake:
 
         now: monotonic.
         """
-        with self._lock:
-            self._turns.resume()
-            late = self._turns.take_expired(now)
-        for job in late:
-            self._expire(job)
-        self._pump()
+        self._pictures.tick(now)
 
     def status(self) -> IntakeStatus:
-        with self._lock:
-            waiting = len(self._turns)
-        return IntakeStatus(self._received, self._duplicates, self._dead_letters, self._dropped, waiting)
+        return IntakeStatus(self._received, self._duplicates, self._dead_letters, self._dropped, len(self._pictures))
 
     def _open(self, message: InboundMessage, routes: int, ack: Acknowledge) -> Acknowledge:
         """Count the message in; what is returned is to be called once for each route, and acknowledges at the last."""
@@ -302,10 +224,11 @@ class Intake:
 
     def _match(self, topic: str) -> list[tuple[RouteConfig, str | FieldError]]:
         """The routes that take a topic, with the source that each reads from it, or what is wrong with it."""
-        matched = self._matched.get(topic)
+        routes, known = self._routing
+        matched = known.get(topic)
         if matched is None:
             matched = []
-            for route in self._routes:
+            for route in routes:
                 levels = matched_levels(route.topic, topic)
                 if levels is None:
                     continue
@@ -314,15 +237,15 @@ class Intake:
                 except FieldError as error:
                     matched.append((route, error))
             if len(topic) <= _TOPIC_CHARS_REMEMBERED:
-                if len(self._matched) >= _TOPICS_REMEMBERED_MAX:
-                    self._matched.clear()
-                self._matched[topic] = matched
+                if len(known) >= _TOPICS_REMEMBERED_MAX:
+                    known.clear()
+                known[topic] = matched
         return matched
 
     def _repeated(self, route: RouteConfig, source: str, settle: Acknowledge) -> None:
         self._streams.repeated(route, source, settle)
 
-    def _deliver(self, arrival: _Arrival) -> None:
+    def _deliver(self, arrival: Arrival) -> None:
         """Raises ApplianceError for what cannot be used."""
         message, route = arrival.message, arrival.route
         if message.retain and not route.retain_as_reading:
@@ -341,7 +264,7 @@ class Intake:
         else:
             self._deliver_input(arrival, manifest.kind)
 
-    def _deliver_readings(self, arrival: _Arrival, steps: WindowPreprocess) -> None:
+    def _deliver_readings(self, arrival: Arrival, steps: WindowPreprocess) -> None:
         message, route, source = arrival.message, arrival.route, arrival.source
         self._pipeline.heard(source)
         if message.qos == 0 and self._streams.behind(route, source):
@@ -381,9 +304,9 @@ class Intake:
             )
         )
 
-    def _deliver_input(self, arrival: _Arrival, kind: Kind) -> None:
+    def _deliver_input(self, arrival: Arrival, kind: Kind) -> None:
         message, route = arrival.message, arrival.route
-        if message.qos == 0 and self._turns.waiting(route.model, route.priority) >= 4 * self._at_once:
+        if message.qos == 0 and self._pictures.crowded(route.model, route.priority):
             self._dropped += 1
             return
         whole = parse_input(message, route, kind)
@@ -418,108 +341,15 @@ class Intake:
             must=arrival.must,
             done=done,
         )
-        job = _Picture(arrival, request, recording, suspicion)
+        job = Picture(arrival, request, recording, suspicion)
         if suspicion is not None and suspicion.poisonous:
             self._reject_picture(
                 job, PoisonInput("it was being judged at two unclean stops of the box; it is not tried again")
             )
             return
-        with self._lock:
-            self._turns.join(job)
-        self._pump()
+        self._pictures.add(job)
 
-    def _pump(self) -> None:
-        """Give waiting pictures to the lanes, a few at a time, so that callers of HTTP find room between them."""
-        while (job := self._next()) is not None:
-            if job.suspicion is None:
-                self._start(job)
-            elif self._pipeline.is_loading(job.model):
-                # Only what is about to be judged is marked.
-                self._put_back(job)
-            else:
-                self._store.submit(
-                    Write(
-                        suspect=job.suspicion.mark,
-                        cleared=job.suspicion.replaces,
-                        must=True,
-                        done=partial(self._start_marked, job),
-                    )
-                )
-
-    def _next(self) -> _Picture | None:
-        with self._lock:
-            return self._turns.take()
-
-    def _start_marked(self, job: _Picture, _outcome: Written | StoreError) -> None:
-        self._start(job)
-        self._pump()
-
-    def _start(self, job: _Picture) -> None:
-        """Give a picture to its lane."""
-        job.hangs_before = self._hangs.get(job.model, 0)
-        left_s = job.left_s()
-        if left_s is not None and left_s <= 0:
-            self._leave(job)
-            self._expire(job)
-            return
-        try:
-            future = self._pipeline.submit(msgspec.structs.replace(job.request, deadline_s=left_s), job.recording)
-        except (Overloaded, ModelNotReady):
-            self._put_back(job)
-        except ApplianceError as error:
-            self._leave(job)
-            self._reject_picture(job, error)
-        else:
-            if future.done():
-                # From the cache. Whoever pumps goes on by itself: a thousand such must not nest.
-                self._conclude(job, future)
-            else:
-                future.add_done_callback(partial(self._judged, job))
-
-    def _leave(self, job: _Picture) -> None:
-        with self._lock:
-            self._turns.leave(job)
-
-    def _put_back(self, job: _Picture) -> None:
-        """Until the next tick: at once would find the lanes as full as they were. Other models' pictures pass by."""
-        with self._lock:
-            self._turns.put_back(job)
-
-    def _judged(self, job: _Picture, future: Future[Answer]) -> None:
-        """In the lane's thread, or the watchdog's."""
-        self._conclude(job, future)
-        self._pump()
-
-    def _conclude(self, job: _Picture, future: Future[Answer]) -> None:
-        """The acknowledgement follows with the commit."""
-        error = future.exception()
-        never_ran = isinstance(error, Overloaded | ModelNotReady | LaneTimeout) and not isinstance(error, Expired)
-        hung = isinstance(error, InferenceTimeout) and not isinstance(error, LaneTimeout)
-        if never_ran or (hung and self._may_be_innocent(job)):
-            self._put_back(job)
-            return
-        with self._lock:
-            self._turns.leave(job)
-            if hung:
-                # The next tick goes on, when the model that hung has been retired.
-                self._turns.pause(job.model)
-        if isinstance(error, Expired):
-            self._expire(job)
-        elif error is not None:
-            if not isinstance(error, ApplianceError):
-                log.error("inference_failed", topic=job.arrival.message.topic, exc_info=error)
-                error = InferenceError(f"{type(error).__name__}: {error}")
-            self._reject_picture(job, error)
-
-    def _may_be_innocent(self, job: _Picture) -> bool:
-        """Whether another picture hung in the same compiled model meanwhile: this one may only have waited for it."""
-        hangs = self._hangs.get(job.model, 0)
-        self._hangs[job.model] = hangs + 1
-        innocent = not job.tried and hangs > job.hangs_before
-        job.tried = True
-        return innocent
-
-    def _expire(self, job: _Picture) -> None:
+    def _expire(self, job: Picture) -> None:
         """Nothing is wrong with it, but it is too late: its result says so."""
         expired = Expired(f"it was not judged within {job.arrival.route.expires_ms} ms; nobody waits for it any more")
         recording = msgspec.structs.replace(job.recording, receipt=job.arrival.receipt)
@@ -528,12 +358,12 @@ class Intake:
         except (StoreError, Overloaded):
             self._dropped += 1
 
-    def _reject_picture(self, job: _Picture, error: ApplianceError) -> None:
+    def _reject_picture(self, job: Picture, error: ApplianceError) -> None:
         """With its key and its mark; and with a receipt even if it has a key, as it may have none the next time."""
         recording = msgspec.structs.replace(job.recording, receipt=job.arrival.receipt)
         self._record_rejected(job.arrival, job.request, recording, error)
 
-    def _reject(self, arrival: _Arrival, error: ApplianceError) -> None:
+    def _reject(self, arrival: Arrival, error: ApplianceError) -> None:
         """A message of a known route that cannot be used: a dead letter, and the answer `error` for its part."""
         message, route = arrival.message, arrival.route
         try:
@@ -549,7 +379,7 @@ class Intake:
         self._record_rejected(arrival, request, recording, error)
 
     def _record_rejected(
-        self, arrival: _Arrival, request: InferenceRequest, recording: Recording, error: ApplianceError
+        self, arrival: Arrival, request: InferenceRequest, recording: Recording, error: ApplianceError
     ) -> None:
         letter = self._letter(arrival.message, error)
         announced = msgspec.structs.replace(recording, done=both(recording.done, self._announcing(letter)))

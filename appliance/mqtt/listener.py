@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
@@ -27,18 +26,19 @@ from mqtt5 import DisconnectReasonCode
 
 from appliance.config import ListenerConfig
 from appliance.errors import ApplianceError, ConfigError, PortInUse
-from appliance.mqtt.access import Users, rules_for
+from appliance.mqtt.accepting import TlsAcceptor
+from appliance.mqtt.access import rules_for
 from appliance.mqtt.connection import Connection
+from appliance.mqtt.credentials import CredentialFiles, Credentials
 from appliance.mqtt.exactly_once import ExactlyOnce, KeepIds
 from appliance.mqtt.exchange import Exchange, SaveSession
 from appliance.mqtt.house import Ack, House, Peer
 from appliance.mqtt.message import Deliver, DeliverPlain
 from appliance.mqtt.sessions import Message, SavedSession
-from appliance.mqtt.tls import make_context
 from appliance.mqtt.topics import valid_topic
 
-HANDSHAKE_S_MAX = 10.0
-"""From accept to the end of the TLS handshake."""
+LOOK_EVERY_S = 0.5
+"""Between two looks at the files of users and certificates."""
 STOP_S = 1.0
 """How long clients may take to hang up when the listener stops."""
 
@@ -125,8 +125,11 @@ class Listener:
     ) -> None:
         self._config = config
         self._on_fault = on_fault
-        users = None if config.users_file is None else Users.read(Path(config.users_file))
-        self._tls = make_context(config)
+        self._files = CredentialFiles(config)
+        credentials = self._files.read()
+        self._context = credentials.context
+        self._acceptor: TlsAcceptor | None = None
+        self._files_fault: str | None = None
         self._loop = uvloop.new_event_loop()
         self._acks: Inbox[Ack] = Inbox(self._loop, self._acknowledge)
         self._messages: Inbox[Message] = Inbox(self._loop, self._publish)
@@ -140,7 +143,7 @@ class Listener:
             deliver=deliver,
             deliver_plain=deliver_plain,
             reserved=reserved,
-            users=users,
+            users=credentials.users,
             passwords=self._passwords,
             call=self._calls.post,
             post_ack=self._acks.post,
@@ -219,6 +222,11 @@ class Listener:
         """Topic filters that somebody follows, those of sessions that are away included."""
         return self._exchange.subscriptions
 
+    @property
+    def files_fault(self) -> str | None:
+        """Why a users file or a certificate that was changed is not used; the ones before it are."""
+        return self._files_fault
+
     def stats(self) -> ListenerStats:
         """From any thread."""
         counters = self._exchange.counters
@@ -239,16 +247,9 @@ class Listener:
             loop.set_exception_handler(_on_loop_exception)
             self._exchange.restore(self._saved, time.monotonic(), self._unreleased)
             _log.info("listener_started", host=self._address[0], port=self._address[1])
-            self._server = loop.run_until_complete(
-                loop.create_server(
-                    lambda: Connection(self._house),
-                    sock=self._socket,
-                    backlog=128,
-                    ssl=self._tls,
-                    ssl_handshake_timeout=None if self._tls is None else HANDSHAKE_S_MAX,
-                )
-            )
+            self._open_door()
             self._tick()
+            self._look()
             self._ready.set()
             loop.run_forever()
             if not self._stopping:
@@ -259,11 +260,25 @@ class Listener:
         finally:
             self._ready.set()
             self._passwords.shutdown(wait=False, cancel_futures=True)
-            if self._server is not None:
-                self._server.close()
-            elif self._socket is not None:
-                self._socket.close()
+            self._close_door()
             loop.close()
+
+    def _open_door(self) -> None:
+        assert self._socket is not None
+        if self._context is not None:
+            self._acceptor = TlsAcceptor(self._house, self._socket, self._context)
+            self._acceptor.open()
+            return
+        made = self._loop.create_server(lambda: Connection(self._house), sock=self._socket, backlog=128)
+        self._server = self._loop.run_until_complete(made)
+
+    def _close_door(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        elif self._acceptor is not None:
+            self._acceptor.close()
+        elif self._socket is not None:
+            self._socket.close()
 
     def _tick(self) -> None:
         now = self.beat = time.monotonic()
@@ -271,6 +286,29 @@ class Listener:
         for connection in tuple(self._house.connections):
             connection.check(now)
         self._exchange.expire(now)
+
+    def _look(self) -> None:
+        self._loop.call_later(LOOK_EVERY_S, self._look)
+        if self._files.changed():
+            self._passwords.submit(self._read_files)
+
+    def _read_files(self) -> None:
+        """Beside the listener's thread."""
+        try:
+            credentials = self._files.read()
+        except ConfigError as error:
+            self._files_fault = str(error)
+            _log.error("listener_files_refused", reason=str(error))
+        else:
+            self._files_fault = None
+            self._calls.post(lambda: self._use(credentials))
+
+    def _use(self, credentials: Credentials) -> None:
+        if credentials.users is not None:
+            self._house.use(credentials.users)
+        if credentials.context is not None and self._acceptor is not None:
+            self._acceptor.context = credentials.context
+        _log.info("listener_files_read")
 
     def _acknowledge(self, acks: list[Ack]) -> None:
         of: dict[Peer, list[Ack]] = {}
@@ -288,8 +326,7 @@ class Listener:
         self._stopping = True
         self._acks.drain()
         self._calls.drain()
-        if self._server is not None:
-            self._server.close()
+        self._close_door()
         self._loop.call_soon(self._end_stop, time.monotonic() + STOP_S)
         for connection in tuple(self._house.connections):
             connection.disconnect(DisconnectReasonCode.SERVER_SHUTTING_DOWN, "listener_stopped")

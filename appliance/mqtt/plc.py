@@ -26,9 +26,13 @@ class ForPlcs:
         self, prefix: str, routes: Iterable[RouteConfig], listener: Listener | None, broker: BrokerClient | None
     ) -> None:
         self._prefix = prefix
-        self._forms = {route.name: route.also for route in routes if route.also}
         self._listener = listener
         self._broker = broker
+        self.follow(routes)
+
+    def follow(self, routes: Iterable[RouteConfig]) -> None:
+        """From now on the forms of these routes."""
+        self._forms = {route.name: route.also for route in routes if route.also}
 
     def tell(self, answer: TriggerAnswer, form: AnswerForm, reply: ReplyTo) -> bool:
         """Whether the door that the trigger came by could be reached, and at the listener somebody listens."""

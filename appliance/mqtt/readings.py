@@ -59,9 +59,9 @@ class Reader:
     """Reads the messages of one route for its model. Raises ConfigError when they do not fit each other."""
 
     def __init__(self, route: RouteConfig, steps: WindowPreprocess) -> None:
+        self.route = route
         self.steps = steps
         self.policy = time_policy(route, steps)
-        self._route = route
         self._names = tuple(channel.name for channel in route.channels) or steps.channels
         self._scaling = _scaling(route, steps)
         self._clock = None if self.policy is None else RouteClock(route, self.policy)
@@ -77,14 +77,14 @@ class Reader:
             raise EmptyBody("the payload is empty; send readings")
         values, fields, times = self._content(message)
         samples = self._samples(values)
-        part, key = part_of(message, fields), key_of(message, self._route, fields)
+        part, key = part_of(message, fields), key_of(message, self.route, fields)
         if self._clock is None:
             return Readings(samples, part, key)
         return Readings(samples, part, key, self._clock.times(message, fields, times, source, at, len(samples)))
 
     def _content(self, message: InboundMessage) -> tuple[object, Mapping[str, object], object]:
         """The values, the fields beside them, and the times that stand beside each sample (or MISSING)."""
-        route, payload = self._route, message.payload
+        route, payload = self.route, message.payload
         form = route.payload
         if form == "auto":
             form = "json" if message.content_type is None else self._form_of(message.content_type)
@@ -111,12 +111,12 @@ class Reader:
 
     def _form_of(self, content_type: str) -> Form:
         kind = content_type.partition(";")[0].strip().lower()
-        if kind == "application/octet-stream" and self._route.dtype is not None:
+        if kind == "application/octet-stream" and self.route.dtype is not None:
             return "raw"
         return _FORMS.get(kind, "json")
 
     def _csv(self, payload: bytes) -> tuple[object, object]:
-        columns, time = self._names, self._route.time_field
+        columns, time = self._names, self.route.time_field
         if time is not None and time in _first_line(payload):
             columns = (time, *columns)
         rows = rows_from_csv(payload, columns)
@@ -125,7 +125,7 @@ class Reader:
         return rows, MISSING
 
     def _raw(self, payload: bytes) -> npt.NDArray[Any]:
-        dtype, count = self._route.dtype, len(self._names)
+        dtype, count = self.route.dtype, len(self._names)
         assert dtype is not None
         return _raw_rows(payload, dtype, count)
 
@@ -133,7 +133,7 @@ class Reader:
         self, rows: list[Any], fields: Mapping[str, object]
     ) -> tuple[object, Mapping[str, object], object]:
         """An array of objects, one per sample."""
-        names, time = self._names, self._route.time_field
+        names, time = self._names, self.route.time_field
         if not all(isinstance(row, dict) for row in rows):
             raise ShapeError("the array holds objects and other things; send one object per sample")
         missing = next((name for row in rows for name in names if name not in row), None)
@@ -162,7 +162,7 @@ class Reader:
 
 
 class Readers:
-    """The reader of each route, until its model is loaded anew. Used by several threads: entries are whole."""
+    """The reader of each route, until it or its model is another one. Used by several threads: entries are whole."""
 
     def __init__(self) -> None:
         self._known: dict[str, Reader] = {}
@@ -170,7 +170,7 @@ class Readers:
     def reader(self, route: RouteConfig, steps: WindowPreprocess) -> Reader:
         """Raises ConfigError."""
         known = self._known.get(route.name)
-        if known is None or known.steps is not steps:
+        if known is None or known.steps is not steps or known.route is not route:
             known = self._known[route.name] = Reader(route, steps)
         return known
 

@@ -62,19 +62,21 @@ class Stream:
         self.busy = False
         self.held: list[Acknowledge] = []
         self.restored = 0
-        self._steps = steps
+        self._steps, self._cut_for = steps, route
         self.channels = len(steps.channels)
         self.cut(steps)
 
     def fits(self, steps: WindowPreprocess) -> bool:
-        if steps is not self._steps:
-            if (self._steps.size, self.channels, self._policy) != (
+        """Whether its windows are those of its route and of a model with these steps. Raises ConfigError."""
+        if steps is not self._steps or self.route is not self._cut_for:
+            if (self._steps.size, self.channels, self._cut_for.hop, self._policy) != (
                 steps.size,
                 len(steps.channels),
+                self.route.hop,
                 time_policy(self.route, steps),
             ):
                 return False
-            self._steps = steps
+            self._steps, self._cut_for = steps, self.route
         return True
 
     def cut(self, steps: WindowPreprocess) -> int:
@@ -83,7 +85,7 @@ class Stream:
         Not while a window is under way, which would be judged twice. Raises ConfigError, and changes nothing.
         """
         self._policy = time_policy(self.route, steps)
-        self._steps = steps
+        self._steps, self._cut_for = steps, self.route
         self.channels = len(steps.channels)
         self.buffer, self.lag_max = self._buffer(steps, self._policy)
         self.waiting: Window | None = None

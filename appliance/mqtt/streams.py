@@ -12,7 +12,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -70,6 +70,7 @@ class Streams:
         self._window_of = window_of
         self._announce_letter = announce_letter
         self._starts = {(each.route, each.source): each for each in store.cursors()}
+        self._routes: Mapping[str, RouteConfig] = {}
         self._streams: dict[StreamId, Stream] = {}
         self._counts: dict[str, StreamCounts] = {}
         self._tasks: deque[Callable[[], None]] = deque()
@@ -85,6 +86,7 @@ class Streams:
 
     def restore(self, store: Store, routes: dict[str, RouteConfig]) -> None:
         """Rebuild the open windows from the readings that were kept. Before `start`."""
+        self._routes = routes
         for number, kept in store.open_readings():
             route = routes.get(kept.route)
             if route is None:
@@ -107,6 +109,10 @@ class Streams:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(5.0)
+
+    def follow(self, routes: Mapping[str, RouteConfig]) -> None:
+        """From now on these routes, by name. A stream whose windows change begins anew at its cursor."""
+        self._post(lambda: self._follow(routes))
 
     def add(self, route: RouteConfig, source: str, reading: Reading, ack: Acknowledge) -> None:
         """Hand over a committed reading, in order of its number; acknowledged once the stream keeps up."""
@@ -177,6 +183,8 @@ class Streams:
         Raises ModelError, ConfigError.
         """
         name = route.name, source
+        # It may have come just before its route was changed.
+        route = self._routes.get(route.name, route)
         steps = self._window_of(route)
         if reading.samples.shape[1] != len(steps.channels):
             self._counts_of(route).not_joined += 1
@@ -344,8 +352,14 @@ class Streams:
         announced = both(recording.done, when_added(partial(self._announce_letter, letter)))
         self._pipeline.reject(request, error, letter, msgspec.structs.replace(recording, done=announced))
 
+    def _follow(self, routes: Mapping[str, RouteConfig]) -> None:
+        self._routes = routes
+        for stream in list(self._streams.values()):
+            self._guarded(partial(self._advance, stream))
+
     def _follow_model(self, stream: Stream) -> None:
-        """Its model may have been loaded anew, and take other windows now."""
+        """Its route may be another one, or its model loaded anew, and take other windows now."""
+        stream.route = self._routes.get(stream.route.name, stream.route)
         try:
             steps = self._window_of(stream.route)
             if stream.fits(steps):

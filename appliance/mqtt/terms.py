@@ -22,6 +22,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     qos_max: int = 2
     packet_bytes_max: int | None = None
     session_expiry_s: int | None = None
+    retaining: bool = True
     wildcards: bool = True
     sharing: bool = True
     identifiers: bool = True
@@ -34,6 +35,7 @@ def terms_of(properties: Any) -> Terms:
         qos_max=getattr(properties, "MaximumQoS", 2),
         packet_bytes_max=getattr(properties, "MaximumPacketSize", None),
         session_expiry_s=getattr(properties, "SessionExpiryInterval", None),
+        retaining=bool(getattr(properties, "RetainAvailable", 1)),
         wildcards=bool(getattr(properties, "WildcardSubscriptionAvailable", 1)),
         sharing=bool(getattr(properties, "SharedSubscriptionAvailable", 1)),
         identifiers=bool(getattr(properties, "SubscriptionIdentifierAvailable", 1)),
@@ -55,6 +57,8 @@ def shortcomings(terms: Terms, config: BrokerConfig, *, sharing: bool, overlappi
         found.append(
             f"it takes packets of {terms.packet_bytes_max} bytes at most; allow {PACKET_BYTES_MIN} for pictures"
         )
+    if not terms.retaining:
+        found.append("it retains nothing, as the box's status and last will need it; allow retained messages")
     if not terms.wildcards:
         found.append("it knows no wildcards in subscriptions; name whole topics in the routes")
     if sharing and (terms.version < 5 or not terms.sharing):

@@ -21,6 +21,7 @@ from appliance.config import (
     HttpConfig,
     ListenerConfig,
     ModelConfig,
+    RouteConfig,
     StoreConfig,
     TfliteConfig,
 )
@@ -128,13 +129,33 @@ def test_listener_that_is_off_needs_no_port(tmp_path: Path, taken: int) -> None:
     assert "MQTT port" not in examined(tmp_path, listener=ListenerConfig(enabled=False, port=taken))
 
 
-def test_broker_is_reached_or_told(tmp_path: Path, taken: int) -> None:
-    assert examined(tmp_path, broker=BrokerConfig(host="127.0.0.1", port=taken))["site broker"].ok
+def test_broker_that_is_away_is_told(tmp_path: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         away = examined(tmp_path, broker=BrokerConfig(host="127.0.0.1", port=nobody.getsockname()[1]))["site broker"]
     assert (away.ok, away.needed) == (False, False)
     assert "refused" in away.found
+
+
+def test_what_is_no_broker_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: server.accept()[0].close()).start()
+        found = examined(tmp_path, broker=BrokerConfig(host="127.0.0.1", port=server.getsockname()[1]))
+    assert "does not answer as a broker does" in found["site broker"].found
+    assert "terms of the site broker" not in found
+
+
+def test_route_that_shares_readings_among_boxes_is_told(tmp_path: Path) -> None:
+    routes = (
+        RouteConfig(name="vibration", topic="v/+", model="bearing", share_group="line"),
+        RouteConfig(name="alone", topic="w/+", model="bearing"),
+        RouteConfig(name="camera", topic="c/+", model="surface", share_group="line"),
+    )
+    found = examined(tmp_path, routes=routes)
+    assert {name for name in found if name.startswith("route ")} == {"route vibration"}
+    check = found["route vibration"]
+    assert (check.ok, check.needed) == (False, False)
+    assert "no box has whole windows" in check.found
 
 
 def test_models_are_read_and_their_files_proven(tmp_path: Path) -> None:
