@@ -44,8 +44,21 @@ export async function post(path, body, headers) {
 }
 
 export async function put(path, value) {
+  return send("PUT", path, value);
+}
+
+/** A POST of JSON, where something is to be done. */
+export async function order(path, value) {
+  return send("POST", path, value);
+}
+
+export async function remove(path) {
+  return (await request(path, { method: "DELETE" })).json();
+}
+
+async function send(method, path, value) {
   const headers = { "Content-Type": "application/json" };
-  return (await request(path, { method: "PUT", body: JSON.stringify(value), headers })).json();
+  return (await request(path, { method, body: JSON.stringify(value), headers })).json();
 }
 
 /** A path with the parameters that are not empty. */

@@ -143,6 +143,7 @@ function model(each) {
       ["Knows", each.labels.map(labelText).join(", ")],
       ["Runs as", each.variant && `${each.variant} (${each.runtime})`],
       ["Origin", each.digest && `${ORIGINS[each.origin]}, ${each.digest.slice(0, 12)}`],
+      ["Updates", beside(each)],
       ["Judged", `${each.requests}${each.errors ? `, ${each.errors} failed` : ""}`],
       [
         "Model time",
@@ -161,6 +162,12 @@ function model(each) {
       ],
     ]),
   );
+}
+
+/** The versions beside it, with the way to the page about them. */
+function beside({ candidate, previous }) {
+  const text = [candidate && `version ${candidate.version} is tried`, previous && `can go back to ${previous.version}`];
+  return candidate || previous ? h("a", { href: "#updates" }, text.filter(Boolean).join(", ")) : null;
 }
 
 function takes({ kind, window_size, rate_hz }) {

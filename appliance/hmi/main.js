@@ -9,6 +9,7 @@ import { recipePage, showRecipe } from "./recipe.js";
 import { resultsPage } from "./results.js";
 import { boxNow, moment, span, timeOfDay } from "./time.js";
 import { tryPage } from "./try.js";
+import { updatesPage } from "./updates.js";
 
 document.documentElement.setAttribute("data-started", "");
 
@@ -20,6 +21,7 @@ const pages = {
   results: resultsPage(panelOf("results")),
   try: tryPage(panelOf("try")),
   box: boxPage(panelOf("box")),
+  updates: updatesPage(panelOf("updates")),
   recipe: recipePage(panelOf("recipe")),
 };
 

@@ -1,6 +1,7 @@
 // The Recipe page: what runs, what can run, and a change that is asked for twice before it is made.
 
 import { getJson, put } from "./api.js";
+import { ask, question } from "./ask.js";
 import { h, options } from "./dom.js";
 import { TRY_SOURCE } from "./live.js";
 import { moment } from "./time.js";
@@ -14,7 +15,7 @@ export function recipePage(root) {
   const choices = h("div", { class: "choices", role: "radiogroup", "aria-label": "Recipe" });
   const by = h("input", { "aria-label": "Your name", autocomplete: "name", maxlength: "128", placeholder: "optional" });
   const change = h("button", { type: "button", class: "button primary" });
-  const confirm = h("div", { class: "confirm", role: "group", "aria-label": "Confirm", hidden: true });
+  const confirm = h("div", { hidden: true });
   const said = h("p", { class: "banner problem", role: "alert", hidden: true });
   const changes = h("div", { class: "tile recipe-changes" });
   root.append(
@@ -34,6 +35,7 @@ export function recipePage(root) {
   let report = null;
   let sources = [];
   let picked = null;
+  let askedOf = ""; // What ran when the question was asked.
   let told = ""; // What the page shows, so that a beat without news moves nothing under a finger.
 
   const name = (recipe) => recipe || (where.value ? "as the box" : "no recipe");
@@ -41,6 +43,7 @@ export function recipePage(root) {
 
   function paint() {
     if (report === null) return;
+    if (!confirm.hidden && JSON.stringify(report) === askedOf) return; // A new source does not take the question away.
     const text = JSON.stringify([report, sources]);
     if (text === told) return;
     told = text;
@@ -93,27 +96,27 @@ export function recipePage(root) {
     change.textContent = change.disabled ? "Choose another recipe" : `Change to ${name(picked)}`;
   }
 
-  function ask() {
+  function askFirst() {
     const place = where.value || "the whole box";
-    const yes = h("button", { type: "button", class: "button primary" }, "Yes, change");
-    const no = h("button", { type: "button", class: "button" }, "No, leave it");
-    confirm.replaceChildren(
-      h("p", {}, h("strong", {}, `Change ${place} from ${name(runs())} to ${name(picked)}?`)),
-      h("p", { class: "tile-text" }, "Every part from the next one on is judged by it."),
-      h("div", { class: "ways" }, yes, no),
-    );
-    no.addEventListener("click", () => {
-      paintChange();
-      change.focus();
-    });
-    yes.addEventListener("click", () => send(yes));
     change.hidden = true;
     confirm.hidden = false;
-    no.focus(); // A second touch at the same place must not answer the question.
+    askedOf = JSON.stringify(report);
+    ask(
+      confirm,
+      question({
+        title: `Change ${place} from ${name(runs())} to ${name(picked)}?`,
+        about: "Every part from the next one on is judged by it.",
+        yes: "Yes, change",
+        onYes: send,
+        onNo() {
+          paintChange();
+          change.focus();
+        },
+      }),
+    );
   }
 
-  async function send(button) {
-    button.disabled = true;
+  async function send() {
     say("");
     try {
       await put("/v1/recipe", { recipe: picked || null, source: where.value || null, by: by.value.trim() || null });
@@ -161,7 +164,7 @@ export function recipePage(root) {
     picked = null;
     paintChoices();
   });
-  change.addEventListener("click", ask);
+  change.addEventListener("click", askFirst);
 
   return {
     onResult(result) {

@@ -19,6 +19,11 @@ export function labelText(label) {
   return label.replace(/_/g, " ");
 }
 
+/** What stood in the middle of a line, at the beginning of one. */
+export function capital(text) {
+  return text ? text[0].toUpperCase() + text.slice(1) : "";
+}
+
 export function bytes(count) {
   const units = ["B", "kB", "MB", "GB", "TB"];
   const step = Math.min(units.length - 1, count > 0 ? Math.floor(Math.log10(count) / 3) : 0);

@@ -9,7 +9,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser.line import Golden, Line
 
 WORDS = {"ok": "OK", "ng": "NG", "review": "REVIEW", "error": "ERROR"}
-PANELS = ("live", "results", "try", "box")
+PANELS = ("live", "results", "try", "box", "updates")
 SLOW_MS = 20_000
 
 _AWAY = "The box does not answer."

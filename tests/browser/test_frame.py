@@ -36,6 +36,7 @@ def test_message_that_cannot_be_judged_is_a_problem_on_every_page(page: Page, li
     for name in PANELS:
         page.goto(f"{line.url}/#{name}")
         expect(problem).to_be_visible(timeout=SLOW_MS)
+    page.goto(f"{line.url}/#box")
     expect(page.get_by_role("heading", name="Dead letters")).to_be_visible()
 
 
@@ -76,7 +77,7 @@ def test_box_page_tells_the_state_of_every_part(page: Page, line: Line) -> None:
 def test_tabs_are_reached_by_keyboard_and_say_which_is_open(page: Page, line: Line) -> None:
     page.goto(line.url)
     tabs = page.get_by_role("navigation", name="Pages").get_by_role("link")
-    expect(tabs).to_have_text(["Live", "Results", "Try", "Box"])
+    expect(tabs).to_have_text(["Live", "Results", "Try", "Box", "Updates"])
     page.keyboard.press("Tab")
     for name in PANELS:
         focused = page.locator(":focus")
