@@ -11,7 +11,7 @@ run: $(VENV)/run
 	@$(BIN)/appliance demo
 
 test: $(VENV)/test $(VENV)/tflite-runtime/done $(VENV)/clients/done $(VENV)/mlserver/done $(VENV)/generated/done $(VENV)/mqttjs/done
-	@tests/needs.sh mosquitto chromium curl openssl systemd-analyze cc java-client mono-client strace
+	@tests/needs.sh mosquitto chromium curl openssl systemd-analyze cc java-client mono-client strace softhsm2-util
 	@$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest
 

@@ -20,6 +20,7 @@ for need in "$@"; do
   case $need in
     mosquitto) packages+=(mosquitto mosquitto-clients) ;;
     systemd-analyze) packages+=(systemd) ;;
+    softhsm2-util) packages+=(softhsm2) ;;
     systemd-nspawn) packages+=(systemd-container) ;;
     cc) packages+=(gcc libc6-dev) ;;
     java-client)

@@ -1,0 +1,1 @@
+"""Central: what model updates are published with, signed, and taken back (`appliance-registry`)."""

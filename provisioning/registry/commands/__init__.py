@@ -1,0 +1,1 @@
+"""The commands of `appliance-registry`, one module for each kind of work."""
