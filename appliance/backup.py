@@ -21,6 +21,7 @@ import structlog
 from appliance import __version__, disk, opening, schema
 from appliance.config import StoreConfig
 from appliance.errors import BackupError, DataDirError
+from appliance.synced import sync_file, sync_folder
 
 log = structlog.get_logger("backup")
 
@@ -99,7 +100,7 @@ def back_up(
         contents = Contents(now, __version__, images, files)
         (target / _LIST).write_bytes(msgspec.json.format(msgspec.json.encode(contents)))
         _synced_digest(target / _LIST)
-        _sync_folder(target)
+        sync_folder(target)
     except sqlite3.Error as error:
         raise BackupError(f"{database}: {error}; the backup in {target} is not complete") from error
     except OSError as error:
@@ -168,7 +169,7 @@ def _copy_in(source: Path, contents: Contents, data_dir: Path) -> Restored:
         _own_as(data_dir, coming)
         shutil.rmtree(whole, ignore_errors=True)
         coming.rename(whole)
-        _sync_folder(data_dir)
+        sync_folder(data_dir)
     except sqlite3.Error as error:
         raise BackupError(f"{source}: {error}; nothing was changed") from error
     except OSError as error:
@@ -235,7 +236,7 @@ def _take(data_dir: Path) -> str | None:
     if (whole / opening.NAME).exists():
         (whole / opening.NAME).rename(data_dir / opening.NAME)
     whole.rmdir()
-    _sync_folder(data_dir)
+    sync_folder(data_dir)
     return None if aside is None else aside.name
 
 
@@ -267,14 +268,5 @@ def _digest(path: Path) -> str:
 
 
 def _synced_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(path)
     return _digest(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

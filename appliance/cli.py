@@ -6,7 +6,6 @@ model hung for good.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -16,12 +15,13 @@ from appliance.commands.backup import backup
 from appliance.commands.doctor import doctor
 from appliance.commands.keys import keys
 from appliance.commands.models import models
+from appliance.commands.options import run
 from appliance.commands.results import results
 from appliance.commands.update import update
 from appliance.config import load
 from appliance.errors import ApplianceError, ConfigError, PortInUse
 
-_EXIT = {ConfigError: 2, PortInUse: 3}
+_EXIT: dict[type[ApplianceError], int] = {ConfigError: 2, PortInUse: 3}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,11 +38,11 @@ def appliance() -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="port of the HTTP server  [default: 8080]")
 def serve(path: Path | None, data_dir: str | None, models_dir: str | None, host: str | None, port: int | None) -> None:
     """Serve until stopped."""
-    from appliance.app import serve as run
+    from appliance.app import serve as start
 
     config = load(path, data_dir=data_dir, models_dir=models_dir, host=host, port=port)
     log.set_up(config.log_level)
-    run(config)
+    start(config)
 
 
 @appliance.command()
@@ -50,10 +50,10 @@ def serve(path: Path | None, data_dir: str | None, models_dir: str | None, host:
 @click.option("--mqtt-port", type=click.IntRange(1, 65535), default=1883, show_default=True, help="or the next free")
 def demo(port: int, mqtt_port: int) -> None:
     """Serve with a simulated camera and PLC, on free ports, and say what to try."""
-    from appliance.demo import run
+    from appliance.demo import run as start
 
     log.set_up("warning")
-    run(port, mqtt_port)
+    start(port, mqtt_port)
 
 
 appliance.add_command(models)
@@ -66,13 +66,4 @@ appliance.add_command(update)
 
 def main() -> None:
     """Run the command; an error is one line on standard error."""
-    try:
-        appliance.main(prog_name="appliance", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.Abort:
-        sys.exit(130)
-    except ApplianceError as error:
-        click.echo(f"appliance: {error.code}: {error}", err=True)
-        sys.exit(next((code for kind, code in _EXIT.items() if isinstance(error, kind)), 1))
+    run(appliance, "appliance", _EXIT)

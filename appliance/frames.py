@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from appliance.synced import sync_folder
+
 _BLANK = bytes(1 << 20)
 
 
@@ -151,11 +153,7 @@ class Frames:
         """Returns the segment's number, its file and its length."""
         file = os.open(self._path(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._folder)
             end = os.fstat(file).st_size
         except OSError:
             os.close(file)

@@ -6,7 +6,6 @@ wait for goes on: the outbox, receipts and cursors, sessions, counters, the read
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import msgspec
 import structlog
 
 from appliance.schema import open_reader
+from appliance.synced import sync_folder
 
 log = structlog.get_logger("store")
 
@@ -56,11 +56,7 @@ def put_aside(path: Path, now: float) -> Path:
         old = path.with_name(path.name + ending)
         if old.exists():
             old.rename(aside.with_name(aside.name + ending))
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
     log.error("database_put_aside", file=str(aside))
     return aside
 

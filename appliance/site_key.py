@@ -6,12 +6,12 @@ by its SHA-256. Keys are PEM files, as `openssl genpkey -algorithm ed25519` and 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.errors import ConfigError
+from appliance.synced import sync_folder, write_synced
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -47,16 +47,9 @@ def sign(folder: Path, key: Ed25519PrivateKey, manifest: str) -> None:
     """Sign the manifest in `folder`; the signature is on the disk when this returns. Raises OSError."""
     content = key.sign((folder / manifest).read_bytes())
     fresh = folder / f".{SIGNATURE}"
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    write_synced(fresh, content)
     fresh.replace(folder / SIGNATURE)
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(folder)
 
 
 def is_signed(folder: Path, manifest: bytes, key: Ed25519PublicKey) -> bool | None:

@@ -6,7 +6,6 @@ somebody brought is theirs, and stays.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from appliance import standing
 from appliance.errors import DataDirError
 from appliance.repository import scan
 from appliance.state import State
+from appliance.synced import sync_folder
 
 _GOING = ".going-"
 
@@ -55,7 +55,7 @@ def set_aside(folder: Path) -> None:
     going = folder.with_name(f"{_GOING}{folder.name}")
     shutil.rmtree(going, ignore_errors=True)
     folder.rename(going)
-    _sync(folder.parent)
+    sync_folder(folder.parent)
     shutil.rmtree(going)
 
 
@@ -85,11 +85,3 @@ def _kept(state: State) -> set[tuple[str, str]]:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _sync(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

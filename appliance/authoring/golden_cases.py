@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from appliance.codecs import JPEG, sniff
 from appliance.core.golden import check_answer
 from appliance.core.manifest import GoldenCase, GoldenRegion, ModelManifest, TensorPreprocess
 from appliance.errors import ImportRefused, InputError
+from appliance.synced import write_synced
 
 _SCORE_OFF_MAX = 0.25
 """Variants of one model that differ by more on the same picture are not one model."""
@@ -148,7 +148,4 @@ def _suffix(content: bytes) -> str:
 def save(path: Path, content: bytes) -> None:
     """Write to the end, as far as the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    write_synced(path, content)

@@ -7,7 +7,6 @@ guessed in silence; the folder appears whole, by one rename, after every variant
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -40,6 +39,7 @@ from appliance.core.tensors import DType, TensorSpec
 from appliance.core.verdict import VerdictRule
 from appliance.errors import ImportRefused, ManifestError
 from appliance.repository import MANIFEST
+from appliance.synced import sync_folder
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -370,20 +370,12 @@ def _write(forms: Sequence[_Form], manifest: ModelManifest, options: Options, ke
             place.parent.mkdir(exist_ok=True)
             folder.rename(place)
             for above in (place.parent, options.into):
-                _sync(above)
+                sync_folder(above)
     except OSError as error:
         raise ImportRefused(
             f"{error.filename or options.into}: {error.strerror}; give --into a writable folder"
         ) from error
     return place
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read_manifest(folder: Path) -> ModelManifest:

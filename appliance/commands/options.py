@@ -1,14 +1,17 @@
-"""Options that several commands share."""
+"""What several commands share: options, tables, and how they end."""
 
 from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from appliance.errors import ApplianceError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,3 +46,17 @@ def print_table(rows: Sequence[tuple[str, ...]]) -> None:
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         click.echo("  ".join([*cells, row[-1]]).rstrip())
+
+
+def run(group: click.Group, name: str, exit_codes: Mapping[type[ApplianceError], int]) -> None:
+    """Run the command `name`; an error is one line on standard error, and ends it with 1, or as `exit_codes` say."""
+    try:
+        group.main(prog_name=name, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except ApplianceError as error:
+        click.echo(f"{name}: {error.code}: {error}", err=True)
+        sys.exit(next((code for kind, code in exit_codes.items() if isinstance(error, kind)), 1))

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import msgspec
 
+from appliance.synced import sync_folder
+
 _MAGIC = b"compiled model 1\n"
 _HEAD_BYTES = len(_MAGIC) + hashlib.sha256().digest_size
 _SUFFIX = ".blob"
@@ -77,7 +79,7 @@ def write(folder: Path, name: str, content: bytes, bytes_max: int, free_bytes_mi
         with suppress(OSError):
             os.unlink(temp)
         raise
-    _sync(folder)
+    sync_folder(folder)
 
 
 def forget(folder: Path, name: str) -> None:
@@ -109,11 +111,3 @@ def _make_room(folder: Path, bytes_max: int) -> None:
             break
         path.unlink(missing_ok=True)
         total -= size
-
-
-def _sync(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -20,8 +20,8 @@ import msgspec
 from appliance.core.pace import Pace
 from appliance.core.polling import back_off
 from appliance.errors import RegistryUnavailable, Untrusted
+from appliance.synced import sync_folder
 from appliance.updater.fetch import Source
-from appliance.updater.staging import sync_folder
 
 SYNC_BYTES = 512 << 10
 """What is beyond the last multiple was perhaps not on the disk when the power went: a new process drops it."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from appliance.errors import ModelError
 from appliance.repository import check_files, read_version, scan
-from appliance.updater.staging import sha256_of, sync_file
+from appliance.synced import sync_file
+from appliance.updater.staging import sha256_of
 
 
 class Local:

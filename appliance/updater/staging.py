@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from appliance.core.manifest import ModelManifest
 from appliance.errors import Untrusted
 from appliance.repository import MANIFEST
+from appliance.synced import sync_file, sync_folder, write_synced
 
 INCOMING = ".incoming"
 STAGED = ".staged"
@@ -94,32 +95,6 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_synced(path: Path, content: bytes) -> None:
-    """The content is on the disk; its name is there once the folder is synced. Raises OSError."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_file(path: Path) -> None:
-    """What was written to it is on the disk. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_folder(folder: Path) -> None:
-    """Names that were given or taken in it are on the disk. Raises OSError."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _link(content: Path, target: Path) -> None:
     """A second name for the same bytes, or, where the file system has none, a copy that is on the disk."""
     try:
@@ -127,7 +102,5 @@ def _link(content: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        with content.open("rb") as source, target.open("wb") as file:
-            shutil.copyfileobj(source, file, _CHUNK_BYTES)
-            file.flush()
-            os.fsync(file.fileno())
+        shutil.copyfile(content, target)
+        sync_file(target)

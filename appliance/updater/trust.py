@@ -37,8 +37,8 @@ from appliance.errors import (
     RolledBack,
     Untrusted,
 )
+from appliance.synced import sync_file, sync_folder
 from appliance.updater.fetch import SCHEME, Missing, Source, TufDoor
-from appliance.updater.staging import sync_file, sync_folder
 from appliance.updater.trusted_time import Floor, is_far_ahead, trusted_now
 
 FOLDER = "tuf"

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from appliance.core.clock import AHEAD_OFF_S_MAX, BACK_S_MAX, EARLIEST, FIRST_START_LATEST, Tick
-from appliance.updater.staging import sync_folder, write_synced
+from appliance.synced import sync_folder, write_synced
 
 FILE = "tuf.time"
 

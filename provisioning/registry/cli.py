@@ -5,12 +5,11 @@ Exit codes: 0 done, 1 refused or something is wrong, 2 wrong option or configura
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from appliance import __version__
-from appliance.errors import ApplianceError, ConfigError
+from appliance.commands.options import run
+from appliance.errors import ConfigError
 from provisioning.registry.commands import models, owners, releases, signing, upkeep
 
 
@@ -51,16 +50,7 @@ for command in (
 
 def main() -> None:
     """Run the command; an error is one line on standard error."""
-    try:
-        registry.main(prog_name="appliance-registry", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.Abort:
-        sys.exit(130)
-    except ApplianceError as error:
-        click.echo(f"appliance-registry: {error.code}: {error}", err=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    run(registry, "appliance-registry", {ConfigError: 2})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from appliance.errors import RegistryError
-from appliance.updater.staging import sync_file, sync_folder
+from appliance.synced import sync_file, sync_folder, write_synced
 
 METADATA = "metadata"
 TARGETS = "targets"
@@ -26,10 +26,7 @@ def put(path: Path, content: bytes) -> None:
     fresh = path.with_name(f".{path.name}.new")
     try:
         _make_folders(path.parent)
-        with fresh.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(fresh, content)
         fresh.rename(path)
         sync_folder(path.parent)
     except OSError as error:

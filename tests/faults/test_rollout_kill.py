@@ -21,7 +21,7 @@ from tests.support.faults import tally, times
 from tests.support.installs import install_tiny, make_ready
 from tests.support.models import picture, write_model
 from tests.support.odd_candidates import MIDDLING
-from tests.support.records import query
+from tests.support.records import change_state, query, state_rows
 from tests.support.wait import until
 
 WAIT_S = 30
@@ -96,18 +96,11 @@ class Plant:
         return [json.loads(payload)["step"] for (payload,) in rows]
 
     def _order(self) -> None:
-        database = State(self.data_dir)
-        with database.transaction() as db:
-            values = (time.time(), "roll_back", "tiny", "Anna")
-            db.execute("INSERT INTO orders (at, kind, model, by) VALUES (?, ?, ?, ?)", values)
-        database.close()
+        order = "INSERT INTO orders (at, kind, model, by) VALUES (?, ?, ?, ?)"
+        change_state(self.data_dir, order, time.time(), "roll_back", "tiny", "Anna")
 
     def _rows(self, statement: str) -> list[Any]:
-        database = State(self.data_dir, read_only=True)
-        try:
-            return [tuple(row) for row in database.rows(statement)]
-        finally:
-            database.close()
+        return [tuple(row.values()) for row in state_rows(self.data_dir, statement)]
 
 
 def answer(box: Box) -> tuple[str, str]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from appliance.state import State
+
 
 def query(data_dir: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:
     """Rows of `results.db`, whether the box runs or not."""
@@ -51,3 +53,22 @@ def window_ends(data_dir: Path, source: str, route: str | None = None) -> list[t
         source,
         route,
     )
+
+
+def state_rows(data_dir: Path, statement: str, *values: object) -> list[dict[str, Any]]:
+    """Rows of `state.db`, whether the box runs or not."""
+    state = State(data_dir, read_only=True)
+    try:
+        return [dict(row) for row in state.rows(statement, values)]
+    finally:
+        state.close()
+
+
+def change_state(data_dir: Path, statement: str, *values: object) -> None:
+    """One transaction in `state.db`."""
+    state = State(data_dir)
+    try:
+        with state.transaction() as db:
+            db.execute(statement, values)
+    finally:
+        state.close()

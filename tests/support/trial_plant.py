@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from appliance.state import State
 from tests.support.box import Box, write_config
 from tests.support.installs import install_tiny, make_ready
 from tests.support.models import picture, write_model
+from tests.support.records import change_state, state_rows
 from tests.support.wait import until
 
 WAIT_S = 20
@@ -113,19 +113,10 @@ class Plant:
             asking.join()
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
-        state = State(self.data_dir, read_only=True)
-        try:
-            return [dict(row) for row in state.rows(query, values)]
-        finally:
-            state.close()
+        return state_rows(self.data_dir, query, *values)
 
     def execute(self, sql: str, *values: object) -> None:
-        state = State(self.data_dir)
-        try:
-            with state.transaction() as db:
-                db.execute(sql, values)
-        finally:
-            state.close()
+        change_state(self.data_dir, sql, *values)
 
     def number(self, rollout: int = 1) -> int:
         """Its id."""

@@ -12,10 +12,10 @@ import msgspec
 from appliance.clock import read_clocks
 from appliance.config import Config, UpdatesConfig
 from appliance.core.clock import Tick
-from appliance.state import State
 from appliance.updater.fetch import Source
 from appliance.updater.flow import Means, Options, Progress, Prove, Report, update
 from appliance.updater.selftest import SelfTest
+from tests.support.records import change_state, state_rows
 from tests.support.simulated import DEVICE, RING, Shelf, Simulated
 
 
@@ -58,19 +58,10 @@ class Site:
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         if not (self.data_dir / "state" / "state.db").exists():
             return []
-        state = State(self.data_dir, read_only=True)
-        try:
-            return [dict(row) for row in state.rows(query, values)]
-        finally:
-            state.close()
+        return state_rows(self.data_dir, query, *values)
 
     def execute(self, sql: str, *values: object) -> None:
-        state = State(self.data_dir)
-        try:
-            with state.transaction() as db:
-                db.execute(sql, values)
-        finally:
-            state.close()
+        change_state(self.data_dir, sql, *values)
 
     def serves(self, name: str, version: str, previous: str | None = None) -> None:
         """As the server records it."""
