@@ -31,10 +31,12 @@ def boot_id() -> str:
 
 
 def synchronised() -> bool:
-    """Whether the kernel knows of a time server that leads its clock.
+    """Whether the kernel knows of a time server that leads its clock."""
+    return 0 <= adjtimex() < _TIME_ERROR
 
-    `adjtimex(2)` with `modes` 0 changes nothing, and returns TIME_ERROR while nobody leads the clock.
-    """
+
+def adjtimex() -> int:
+    """`adjtimex(2)` with `modes` 0, which changes nothing. 5 (TIME_ERROR): nobody leads the clock, -1: forbidden."""
     # The struct is shorter on every machine; zeroes ask for no change.
     state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
-    return 0 <= state < _TIME_ERROR
+    return state

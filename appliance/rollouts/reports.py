@@ -113,7 +113,7 @@ class Reports:
         which = (
             "" if last is None else ", ".join(f"{name} version {each}" for name, each in sorted(last.models.items()))
         ) or "A configuration"
-        reason = "" if last is None else f"{last.reason}; /v1/rollouts/{last.id} has the evidence"
+        reason = "" if last is None else f"{last.reason}; the evidence is on the page, under Updates"
         return {
             "update_rejected": f"{which} was not taken: {reason}" if ended == "rejected" else None,
             "update_rolled_back": f"{which} was taken back: {reason}" if ended == "rolled_back" else None,

@@ -121,6 +121,22 @@ def test_a_hold_is_typed_seen_and_ended(typed: Typed) -> None:
     assert typed.update("--release").stdout == "nothing was on hold\n"
 
 
+def test_a_second_one_says_that_the_first_is_at_work_and_harms_nothing(typed: Typed) -> None:
+    command = [sys.executable, "-m", "appliance", "update", "--json", "--config", str(typed.config)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=dict(os.environ)) as first:
+        children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
+        until(children.read_text, WAIT_S, "the first one at its self-test")
+        first.send_signal(signal.SIGSTOP)
+        try:
+            second = typed.update()
+        finally:
+            first.send_signal(signal.SIGCONT)
+        output, _ = first.communicate(timeout=WAIT_S)
+    assert (second.returncode, second.stdout, second.stderr.count("\n")) == (1, "", 1)
+    assert second.stderr.startswith("appliance: update_busy: ")
+    assert (first.returncode, json.loads(output)["outcome"]) == (0, "ready")
+
+
 def test_one_that_stays_looks_when_somebody_asks(typed: Typed) -> None:
     command = [sys.executable, "-m", "appliance", "update", "--stay", "--json", "--config", str(typed.config)]
     typed.data_dir.mkdir()

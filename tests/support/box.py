@@ -182,10 +182,20 @@ def free_port() -> int:
         return port
 
 
-def run_appliance(*arguments: str | Path, module: str = "appliance") -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, which must come by itself."""
+def run_appliance(
+    *arguments: str | Path, module: str = "appliance", environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, which must come by itself. environment: beside this process's own."""
     command: Sequence[str] = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def _read(config: Path) -> Any:

@@ -44,6 +44,12 @@ def test_the_updater_writes_what_is_its_own_and_where_both_meet(found: Any) -> N
     assert updater["configuration"] == "Permission denied"
 
 
+def test_the_updater_sees_whether_the_clock_is_led_and_cannot_set_it(found: Any) -> None:
+    updater = found["updater"]
+    assert updater["read who leads the clock"] is True
+    assert updater["set the clock"] == "Operation not permitted"
+
+
 def test_the_server_reads_the_models_and_writes_neither_them_nor_the_trust(found: Any) -> None:
     assert found["server reads"] == "schema"
     assert "Read-only file system" in found["server writes models"]
