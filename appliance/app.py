@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -71,6 +72,10 @@ EXIT_HUNG = 70
 _LANES_PER_CORE = 3
 """While one lane waits for its inference, for Python or for the disk, others decode: with one per core a tenth of the
 cores stood still."""
+
+_SWITCH_S = 0.001
+"""After so long a thread that computes gives way to one that answers. With Python's own 5 ms the p99 of small requests
+beside 20,000 readings/s is a fifth higher; the throughput is the same."""
 
 _COLLECT_EVERY = 20_000
 """Objects between two looks of the garbage collector: each message makes some, none of them in a cycle."""
@@ -392,6 +397,7 @@ def serve(config: Config, loaders: Loaders | None = None, on_started: Callable[[
 
     on_started: told the address of the page.
     """
+    sys.setswitchinterval(_SWITCH_S)
     listening = _bind(config.http.host, config.http.port)
     try:
         box = Box(config, loaders)

@@ -168,6 +168,7 @@ def _streams(made: Networks) -> dict[str, Measured]:
         "stream-acks": stream.acknowledgements(made.scratch),
         "stream-windows": stream.windows(made.scratch, tiny, small),
         "stream-frames": stream.frames(made.scratch, picture, upload),
+        "stream-triggers": stream.triggers(made.scratch, picture),
         "stream-written": stream.written(made.scratch, tiny),
     }
     return {f"{cell}/{APPLIANCE}": measured for cell, measured in found.items()}
