@@ -28,9 +28,9 @@ faults: $(VENV)/test
 	@tests/needs.sh mosquitto strace
 	FAULTS=$(FAULTS) FAULTS_REPORT=faults.txt $(BIN)/python -m pytest tests/faults tests/integration/test_reload.py tests/integration/test_swaps.py
 
-# The units under a systemd of their own, in a small Debian that is made once; as root.
+# The units under a systemd of their own, in a small Debian that is made once, and a disk that fails; as root.
 system: $(VENV)/test
-	@tests/needs.sh systemd-analyze debootstrap systemd-nspawn
+	@tests/needs.sh systemd-analyze debootstrap systemd-nspawn mkfs.ext4
 	BOOT=1 $(BIN)/python -m pytest tests/system
 
 bench: $(VENV)/test

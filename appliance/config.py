@@ -44,11 +44,20 @@ class HttpConfig(_Section, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 8080
     body_bytes_max: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 16 << 20
+    bodies_bytes_max: Annotated[int, msgspec.Meta(ge=1024, le=1 << 34)] = 256 << 20
+    """Of all uploads together that are not answered yet: what is beyond answers 503 `overloaded`."""
     sse_clients_max: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 64
     body_s_max: Seconds = 30.0
     """How long a caller may take to send its body."""
     cache_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 32)] = 0
     """Memory for answers to inputs that were judged before; 0: none is kept."""
+
+    def __post_init__(self) -> None:
+        if self.bodies_bytes_max < self.body_bytes_max:
+            raise ValueError(
+                f"bodies_bytes_max is {self.bodies_bytes_max}, less than the {self.body_bytes_max} of one upload "
+                "(body_bytes_max)"
+            )
 
 
 class AccessConfig(_Section, frozen=True, kw_only=True):

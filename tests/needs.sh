@@ -7,6 +7,7 @@ has() {
   case $1 in
     python3-venv) "${PYTHON:-python3}" -c 'import ensurepip' 2>/dev/null ;;
     mosquitto) { command -v mosquitto || [ -x /usr/sbin/mosquitto ]; } >/dev/null && command -v mosquitto_pub >/dev/null ;;
+    mkfs.ext4) [ -x /sbin/mkfs.ext4 ] ;;
     java-client) command -v javac >/dev/null && [ -e /usr/share/java/httpclient5.jar ] &&
       [ -e /usr/share/java/geronimo-annotation-1.3-spec.jar ] ;;
     mono-client) command -v mcs >/dev/null && [ -e /usr/lib/cli/Newtonsoft.Json-5.0/Newtonsoft.Json.dll ] ;;
@@ -22,6 +23,7 @@ for need in "$@"; do
     systemd-analyze) packages+=(systemd) ;;
     softhsm2-util) packages+=(softhsm2) ;;
     systemd-nspawn) packages+=(systemd-container) ;;
+    mkfs.ext4) packages+=(e2fsprogs) ;;
     cc) packages+=(gcc libc6-dev) ;;
     java-client)
       packages+=(default-jdk-headless libhttpclient5-java libgeronimo-annotation-1.3-spec-java) ;;

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote
 
 import structlog
 
-from appliance.errors import ApplianceError, BodyTooLarge, DecodeError, FieldError, WrongMethod
+from appliance.errors import ApplianceError, BodyTooLarge, DecodeError, FieldError, Overloaded, WrongMethod
 from appliance.http.security import HEADERS, check_call
 
 log = structlog.get_logger("http")
@@ -29,21 +29,53 @@ class HungUp(Exception):
     """The caller is gone; nobody reads an answer."""
 
 
+class Bodies:
+    """How much may come in, in one body and in all that are not answered yet. Shared by the doors; loop only."""
+
+    __slots__ = ("_held", "bytes_max", "seconds_max", "together_max")
+
+    def __init__(self, bytes_max: int, together_max: int, seconds_max: float) -> None:
+        self.bytes_max = bytes_max
+        self.together_max = together_max
+        self.seconds_max = seconds_max
+        self._held = 0
+
+    def check(self, count: int) -> None:
+        """Raises BodyTooLarge for one body of so many bytes."""
+        if count > self.bytes_max:
+            raise BodyTooLarge(
+                f"the body is above http.body_bytes_max ({self.bytes_max} bytes); send it smaller or raise the limit"
+            )
+
+    def take(self, count: int) -> None:
+        """So many bytes more are here. Raises Overloaded."""
+        if self._held + count > self.together_max:
+            raise Overloaded(
+                f"uploads of {self._held} bytes are not answered yet, http.bodies_bytes_max is {self.together_max}; "
+                "send it again in a moment"
+            )
+        self._held += count
+
+    def give(self, count: int) -> None:
+        """So many bytes are gone."""
+        self._held -= count
+
+
 class Call:
     """What came: method, path (decoded), headers by lower-case name, query, body."""
 
-    __slots__ = ("_body_bytes_max", "_body_s_max", "_receive", "headers", "method", "path", "query_string")
+    __slots__ = ("_bodies", "_receive", "headers", "held", "method", "path", "query_string")
 
-    def __init__(self, scope: Any, receive: Any, body_bytes_max: int, body_s_max: float) -> None:
+    def __init__(self, scope: Any, receive: Any, bodies: Bodies) -> None:
         self.method: str = scope["method"]
         # The path as it was sent, since `%2F` inside a name must not become a separator.
         raw: bytes = scope.get("raw_path") or scope["path"].encode()
         self.path: str = raw.partition(b"?")[0].decode("latin-1")
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.query_string: bytes = scope["query_string"]
+        self.held = 0
         self._receive = receive
-        self._body_bytes_max = body_bytes_max
-        self._body_s_max = body_s_max
+        self._bodies = bodies
 
     @property
     def segments(self) -> list[str]:
@@ -76,16 +108,16 @@ class Call:
         return found
 
     async def body(self) -> bytes:
-        """The whole body. Raises BodyTooLarge, DecodeError for one that comes too slowly, HungUp."""
+        """The whole body. Raises BodyTooLarge, Overloaded, DecodeError for one that comes too slowly, HungUp."""
         declared = self.headers.get(b"content-length")
-        if declared is not None and declared.isdigit() and int(declared) > self._body_bytes_max:
-            raise self._too_large()
+        if declared is not None and declared.isdigit():
+            self._bodies.check(int(declared))
         try:
-            async with asyncio.timeout(self._body_s_max):
+            async with asyncio.timeout(self._bodies.seconds_max):
                 return await self._gather()
         except TimeoutError as error:
             raise DecodeError(
-                f"the body did not arrive within {self._body_s_max:g} s; send it faster or smaller"
+                f"the body did not arrive within {self._bodies.seconds_max:g} s; send it faster or smaller"
             ) from error
 
     async def _gather(self) -> bytes:
@@ -95,16 +127,12 @@ class Call:
             if message["type"] != "http.request":
                 raise HungUp
             part: bytes = message.get("body", b"")
-            if len(body) + len(part) > self._body_bytes_max:
-                raise self._too_large()
+            self._bodies.check(len(body) + len(part))
+            self._bodies.take(len(part))
+            self.held += len(part)
             if not message.get("more_body"):
                 return bytes(body + part) if body else part
             body += part
-
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(
-            f"the body is above http.body_bytes_max ({self._body_bytes_max} bytes); send it smaller or raise the limit"
-        )
 
 
 class Reply:
@@ -132,14 +160,13 @@ OnError = Callable[[Call, ApplianceError], Reply]
 class Door:
     """An ASGI application for one wire format. `on_error` words every error in the door's own form."""
 
-    def __init__(self, answer: Answer, on_error: OnError, *, body_bytes_max: int, body_s_max: float) -> None:
+    def __init__(self, answer: Answer, on_error: OnError, bodies: Bodies) -> None:
         self._answer = answer
         self._on_error = on_error
-        self._body_bytes_max = body_bytes_max
-        self._body_s_max = body_s_max
+        self._bodies = bodies
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        call = Call(scope, receive, self._body_bytes_max, self._body_s_max)
+        call = Call(scope, receive, self._bodies)
         try:
             check_call(call.method, scope["path"], call.header("host"), call.headers.get(b"origin"))
             reply = await self._answer(call)
@@ -150,6 +177,8 @@ class Door:
         except Exception as error:
             log.error("unexpected", path=call.path, exc_info=error)
             reply = self._on_error(call, ApplianceError(f"{type(error).__name__}; the log of the box has the details"))
+        finally:
+            self._bodies.give(call.held)
         headers = [
             (b"content-type", reply.media_type.encode()),
             (b"content-length", str(len(reply.body)).encode()),

@@ -32,7 +32,7 @@ from appliance.http import (
     triggers,
     updates,
 )
-from appliance.http.call import Door
+from appliance.http.call import Bodies, Door
 from appliance.http.oip import oip_door
 from appliance.http.predict import predict_door
 from appliance.http.tfs import tfs_door
@@ -74,11 +74,12 @@ def create_app(
     database: of the store, to read. plant: what handlers of the plant's job ask for, by name.
     """
     parts: dict[str, Any] = {"history": history, "live": live, "status": box_status, **plant}
+    bodies = Bodies(config.body_bytes_max, config.bodies_bytes_max, config.body_s_max)
     doors = {
-        "/v2": oip_door(pipeline, slots, box_status, config),
-        "/v1/predict": predict_door(pipeline, slots, history, database, config),
-        "/v1/models": tfs_door(pipeline, slots, config),
-        "/v1/vision": vision_door(pipeline, slots, config),
+        "/v2": oip_door(pipeline, slots, box_status, bodies),
+        "/v1/predict": predict_door(pipeline, slots, history, database, bodies),
+        "/v1/models": tfs_door(pipeline, slots, bodies),
+        "/v1/vision": vision_door(pipeline, slots, bodies),
     }
     rest = Litestar(
         route_handlers=[

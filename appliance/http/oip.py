@@ -19,7 +19,6 @@ import numpy as np
 
 from appliance import __version__
 from appliance.codecs import sniff
-from appliance.config import HttpConfig
 from appliance.core import oip
 from appliance.core.manifest import ModelManifest
 from appliance.core.protocol import InferenceRequest, Priority
@@ -39,7 +38,7 @@ from appliance.errors import (
     VersionNotFound,
 )
 from appliance.fields import base64_bytes, check_source
-from appliance.http.call import Call, Door, Reply, await_answer, cache_headers, error_json, wrong_method
+from appliance.http.call import Bodies, Call, Door, Reply, await_answer, cache_headers, error_json, wrong_method
 from appliance.http.numbers import BYTES_PER_NUMBER, PARSED_ON_LOOP_MAX
 from appliance.http.origin import FIELDS, deadline_s, origin
 from appliance.http.problems import error_headers, retry_headers, status_of
@@ -85,10 +84,10 @@ class _Asked(msgspec.Struct, frozen=True, eq=False):
     pictures: list[bytes] | None
 
 
-def oip_door(pipeline: Pipeline, slots: Slots, status: Status, config: HttpConfig) -> Door:
+def oip_door(pipeline: Pipeline, slots: Slots, status: Status, bodies: Bodies) -> Door:
     """Mounted at /v2."""
-    server = _Server(pipeline, slots, status, config.body_bytes_max)
-    return Door(server.answer, _on_error, body_bytes_max=config.body_bytes_max, body_s_max=config.body_s_max)
+    server = _Server(pipeline, slots, status, bodies.bytes_max)
+    return Door(server.answer, _on_error, bodies)
 
 
 class _Server:

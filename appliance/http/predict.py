@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import msgspec
 
 from appliance.codecs import decode_image, encode_jpeg, encode_window, sniff
-from appliance.config import HttpConfig
 from appliance.core.draw import draw
 from appliance.core.manifest import TensorPreprocess, WindowPreprocess
 from appliance.core.protocol import InferenceRequest, Part, Recorded, Result
@@ -32,7 +31,7 @@ from appliance.errors import (
 )
 from appliance.fields import base64_bytes
 from appliance.history import History
-from appliance.http.call import Call, Door, Reply, await_answer, cache_headers, one_line, wrong_method
+from appliance.http.call import Bodies, Call, Door, Reply, await_answer, cache_headers, one_line, wrong_method
 from appliance.http.forms import FormFile, parse_form
 from appliance.http.keyed import KeyedUploads, stored_key
 from appliance.http.numbers import PARSED_ON_LOOP_MAX, check_rows
@@ -88,15 +87,10 @@ _ROWS = msgspec.json.Decoder(list[list[float]])
 _ENCODE = msgspec.json.Encoder().encode
 
 
-def predict_door(pipeline: Pipeline, slots: Slots, history: History, results: Path, config: HttpConfig) -> Door:
+def predict_door(pipeline: Pipeline, slots: Slots, history: History, results: Path, bodies: Bodies) -> Door:
     """Mounted at /v1/predict. results: the database of the store, where keys of uploads are looked up."""
     uploads = _Uploads(pipeline, slots, history, results)
-    return Door(
-        uploads.answer,
-        lambda call, error: problem_reply(error),
-        body_bytes_max=config.body_bytes_max,
-        body_s_max=config.body_s_max,
-    )
+    return Door(uploads.answer, lambda call, error: problem_reply(error), bodies)
 
 
 class _Uploads:

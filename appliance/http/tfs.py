@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from appliance.config import HttpConfig
 from appliance.core.manifest import ImagePreprocess, ModelManifest
 from appliance.core.protocol import InferenceRequest, Result
 from appliance.core.tensors import Array, TensorSpec, array_from_json, arrays_from_json, json_error, other_names
@@ -33,7 +32,7 @@ from appliance.errors import (
     VersionNotFound,
 )
 from appliance.fields import base64_bytes
-from appliance.http.call import Call, Door, Reply, await_answer, cache_headers, error_json, wrong_method
+from appliance.http.call import Bodies, Call, Door, Reply, await_answer, cache_headers, error_json, wrong_method
 from appliance.http.numbers import BYTES_PER_NUMBER, PARSED_ON_LOOP_MAX, check_rows
 from appliance.http.origin import deadline_s, origin, plain_body
 from appliance.http.problems import error_headers, status_of
@@ -101,10 +100,10 @@ _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _PICTURE = msgspec.json.Decoder(_Picture)
 
 
-def tfs_door(pipeline: Pipeline, slots: Slots, config: HttpConfig) -> Door:
+def tfs_door(pipeline: Pipeline, slots: Slots, bodies: Bodies) -> Door:
     """Mounted at /v1/models."""
     door = _Serving(pipeline, slots)
-    return Door(door.answer, _on_error, body_bytes_max=config.body_bytes_max, body_s_max=config.body_s_max)
+    return Door(door.answer, _on_error, bodies)
 
 
 class _Serving:

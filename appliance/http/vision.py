@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 
 from appliance.codecs import sniff
-from appliance.config import HttpConfig
 from appliance.core.manifest import ModelManifest
 from appliance.core.prediction import Region
 from appliance.core.protocol import InferenceRequest
@@ -30,7 +29,7 @@ from appliance.errors import (
     ModelNotReady,
     NotFound,
 )
-from appliance.http.call import Call, Door, Reply, await_answer, cache_headers, one_line, wrong_method
+from appliance.http.call import Bodies, Call, Door, Reply, await_answer, cache_headers, one_line, wrong_method
 from appliance.http.forms import parse_form
 from appliance.http.origin import FIELDS, deadline_s, origin, plain_body
 from appliance.http.problems import error_headers, status_of
@@ -43,10 +42,10 @@ DEFAULT_SOURCE = "deepstack"
 CONFIDENCE_MIN = 0.4
 
 
-def vision_door(pipeline: Pipeline, slots: Slots, config: HttpConfig) -> Door:
+def vision_door(pipeline: Pipeline, slots: Slots, bodies: Bodies) -> Door:
     """Mounted at /v1/vision."""
     door = _Vision(pipeline, slots)
-    return Door(door.answer, _on_error, body_bytes_max=config.body_bytes_max, body_s_max=config.body_s_max)
+    return Door(door.answer, _on_error, bodies)
 
 
 class _Vision:

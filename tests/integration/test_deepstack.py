@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
-from appliance.config import HttpConfig
 from appliance.errors import ModelNotFound
+from appliance.http.call import Bodies
 from appliance.http.vision import detector, vision_door
 from appliance.slots import Slots
 from tests.support import door as alone
@@ -147,7 +147,7 @@ def test_model_that_is_not_there_or_does_not_locate(box: Box) -> None:
 def test_model_that_does_not_locate_is_not_asked() -> None:
     asked = alone.Asked()
     slots = alone.slots_with(postprocess=SimpleNamespace(boxes=None, heatmap=None))
-    door = vision_door(asked.pipeline, slots, HttpConfig())
+    door = vision_door(asked.pipeline, slots, Bodies(16 << 20, 256 << 20, 30.0))
     reply = alone.post(door, "/v1/vision/custom/m", files={"image": ("image", spotted())})
     assert "does not say where" in error(reply, 400)
     assert asked.requests == []

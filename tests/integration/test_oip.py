@@ -27,6 +27,7 @@ from appliance.config import load
 from appliance.core import oip
 from appliance.core.tensors import Array
 from appliance.http import oip as door_module
+from appliance.http.call import Bodies
 from appliance.http.oip import oip_door
 from appliance.http.status import Status
 from appliance.pipeline import Pipeline
@@ -716,7 +717,8 @@ def local_door(folder: Path, **http_config: Any) -> Iterator[Door]:
     try:
         until(lambda: box._slots.ready(()), 60, "the model being ready")
         pipeline = Replacing(box, folder / "models")
-        door = oip_door(cast(Pipeline, pipeline), box._slots, cast(Status, None), config.http)
+        bodies = Bodies(config.http.body_bytes_max, config.http.bodies_bytes_max, config.http.body_s_max)
+        door = oip_door(cast(Pipeline, pipeline), box._slots, cast(Status, None), bodies)
         client = httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://127.0.0.1")
         yield Door(box, client, pipeline)
     finally:

@@ -15,10 +15,9 @@ import httpx
 import numpy as np
 import pytest
 
-from appliance.config import HttpConfig
 from appliance.core.manifest import TensorPreprocess
 from appliance.core.tensors import TensorSpec
-from appliance.http.call import Door
+from appliance.http.call import Bodies, Door
 from appliance.http.predict import predict_door
 from appliance.slots import Slots
 from tests.support import door as alone
@@ -65,7 +64,7 @@ def problem(reply: httpx.Response) -> tuple[int, str]:
 
 
 def door_of(asked: alone.Asked, slots: Slots) -> Door:
-    return predict_door(asked.pipeline, slots, cast(Any, None), Path("results.db"), HttpConfig())
+    return predict_door(asked.pipeline, slots, cast(Any, None), Path("results.db"), Bodies(16 << 20, 256 << 20, 30.0))
 
 
 def table_of(spec: TensorSpec) -> Slots:

@@ -27,6 +27,7 @@ from tests.support.updated import Site
 VERSIONS = 200
 CHANGED_BYTES = 20_000
 WIRE_BYTES_MAX = 64_000
+BUNDLE_BYTES = 14_000_000
 
 SHIPPED = Path(__file__).parents[2] / "models" / "surface" / "1"
 
@@ -145,6 +146,7 @@ def test_a_changed_file_of_20_kb_weighs_little_with_200_versions_published(tmp_p
     registry = make_registry(tmp_path / "registry")
     first = tmp_path / "bundles" / "surface" / "1"
     shutil.copytree(SHIPPED, first)
+    grow(first, BUNDLE_BYTES)
     registry.publish(first)
     add_versions(registry, range(2, VERSIONS))
     registry.promote("surface")
@@ -180,6 +182,15 @@ def add_versions(registry: RealRegistry, numbers: range) -> None:
         contents[path] = text.replace('version = "1"', f'version = "{number}"', 1).encode()
         role.targets[path] = TargetFile.from_data(path, contents[path], ["sha256"])
     registry.registry.change("many versions", {"vision": role}, contents, before)
+
+
+def grow(bundle: Path, size: int) -> None:
+    """It has a file more, so that it is that long."""
+    there = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    (bundle / "openvino" / "more.bin").write_bytes(os.urandom(size - there))
+    more = f'[[variants.files]]\npath = "openvino/more.bin"\nsha256 = "{sha256(bundle / "openvino" / "more.bin")}"\n\n'
+    manifest = bundle / "manifest.toml"
+    manifest.write_text(manifest.read_text().replace("[[variants.files]]", more + "[[variants.files]]", 1))
 
 
 def change(bundle: Path) -> None:

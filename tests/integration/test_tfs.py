@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.config import HttpConfig
 from appliance.core.manifest import TensorPreprocess
 from appliance.core.tensors import TensorSpec
 from appliance.http import tfs
+from appliance.http.call import Bodies
 from appliance.http.tfs import tfs_door
 from appliance.pipeline import Answer
 from tests.support import door as alone
@@ -238,7 +238,7 @@ def table_of(*features: int) -> Any:
 @pytest.mark.parametrize(("shape", "value"), [((5000,), [0.5] * 5000), ((2, 3), [1, 2, 3, 4, 5, 6]), ((), 7)])
 def test_numbers_of_a_feature_are_no_examples(shape: tuple[int, ...], value: Any) -> None:
     asked = alone.Asked()
-    door = tfs_door(asked.pipeline, table_of(*shape), HttpConfig())
+    door = tfs_door(asked.pipeline, table_of(*shape), Bodies(16 << 20, 256 << 20, 30.0))
     reply = alone.post(door, "/v1/models/m:classify", json={"examples": [{"x": value}, {"x": value}]})
     assert reply.status_code == 503, reply.text
     (request,) = asked.requests
@@ -256,7 +256,7 @@ def test_large_answer_is_written_by_a_thread(monkeypatch: pytest.MonkeyPatch, nu
 
     monkeypatch.setattr(tfs, "asyncio", SimpleNamespace(to_thread=to_thread))
     asked = alone.Asked(Answer((), "queued", outputs={"y": np.zeros((numbers, 1), np.float32)}))
-    door = tfs_door(asked.pipeline, table_of(1), HttpConfig())
+    door = tfs_door(asked.pipeline, table_of(1), Bodies(16 << 20, 256 << 20, 30.0))
     reply = alone.post(door, "/v1/models/m:predict", json={"instances": [[1.0]]})
     assert len(reply.json()["predictions"]) == numbers
     assert len(began) == threads
