@@ -10,14 +10,13 @@ import itertools
 import json
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from paho.mqtt.client import Client, MQTTMessageInfo
+from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -108,15 +107,20 @@ def publish(
     The session outlives a lost connection, and what was not acknowledged is sent again. Raises OSError when the first
     connection fails.
     """
+    sent = acknowledged = 0
+
+    def count(*_: object) -> None:
+        nonlocal acknowledged
+        acknowledged += 1
+
     client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5)
     client.max_inflight_messages_set(_IN_FLIGHT_MAX)
     client.reconnect_delay_set(1, 5)
+    client.on_publish = count
     connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     connect.SessionExpiryInterval = 3600
     client.connect(host, port, keepalive=15, clean_start=False, properties=connect)
     client.loop_start()
-    waiting: deque[MQTTMessageInfo] = deque()
-    acknowledged = 0
     due = time.monotonic()
     try:
         for message in messages:
@@ -124,27 +128,17 @@ def publish(
             if stop.wait(max(0.0, due - time.monotonic())):
                 break
             # A device has little memory: with too much unacknowledged it waits.
-            while len(waiting) >= _IN_FLIGHT_MAX and not stop.wait(0.02):
-                acknowledged += _forget_acknowledged(waiting)
-            waiting.append(client.publish(topic, message.payload, qos=1, properties=_properties(message)))
-            acknowledged += _forget_acknowledged(waiting)
+            while sent - acknowledged >= _IN_FLIGHT_MAX and not stop.wait(0.02):
+                pass
+            client.publish(topic, message.payload, qos=1, properties=_properties(message))
+            sent += 1
         ends_at = time.monotonic() + _FAREWELL_S
-        while waiting and client.is_connected() and time.monotonic() < ends_at:
-            acknowledged += _forget_acknowledged(waiting)
+        while acknowledged < sent and client.is_connected() and time.monotonic() < ends_at:
             time.sleep(0.02)
     finally:
         client.disconnect()
         client.loop_stop()
     return acknowledged
-
-
-def _forget_acknowledged(waiting: deque[MQTTMessageInfo]) -> int:
-    count = 0
-    # Acknowledgements may overtake each other; a message behind a slow one is counted when its turn comes.
-    while waiting and waiting[0].is_published():
-        waiting.popleft()
-        count += 1
-    return count
 
 
 def _properties(message: Message) -> Properties:

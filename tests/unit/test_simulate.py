@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from provisioning.simulate import CAMERA_TURNS, SAMPLES_PER_MESSAGE, camera, plc
+from provisioning.simulate import CAMERA_TURNS, SAMPLES_PER_MESSAGE, Message, camera, plc, publish
+from tests.support.mqtt import Mosquitto
 
 
 def test_a_camera_publishes_jpegs_whose_parts_and_keys_count_up() -> None:
@@ -41,3 +45,22 @@ def test_a_plc_publishes_rows_of_three_axes_in_real_time() -> None:
     assert np.shape(first["values"]) == (SAMPLES_PER_MESSAGE, 3)
     assert (first["seq"], second["seq"]) == ("7-1", "7-2")
     assert messages[0].pause_s == SAMPLES_PER_MESSAGE / 8192
+
+
+def test_a_device_goes_on_after_its_broker_was_away(tmp_path: Path) -> None:
+    broker = Mosquitto(tmp_path).start()
+
+    def messages() -> Iterator[Message]:
+        for number in range(30):
+            if number == 10:
+                broker.stop()
+            if number == 20:
+                broker.start()
+            # It connects again after a second or two.
+            yield Message(0.01 if number < 29 else 3.0, b"%d" % number, "text/plain")
+
+    try:
+        acknowledged = publish(messages(), "127.0.0.1", broker.port, "line/part", "device", threading.Event())
+    finally:
+        broker.stop()
+    assert acknowledged == 30
