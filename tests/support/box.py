@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,8 @@ from tests.support.toml import to_toml
 from tests.support.wait import until
 
 ROOT = Path(__file__).resolve().parents[2]
+_FIRST_PORT = 10_000 + os.getpid() % 10 * 2_000
+_PORTS = itertools.cycle(range(_FIRST_PORT, _FIRST_PORT + 2_000))
 START_S_MAX = 60
 STOP_S_MAX = 30
 
@@ -176,10 +179,15 @@ def write_config(folder: Path, models_dir: Path | None = None, /, **changes: Any
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback that nobody listens on now.
+
+    It is below those that Linux gives to connections, so that no client has it when a box is restarted on it, and other
+    than those that other test runs of this machine are given.
+    """
+    while True:
+        port = next(_PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def run_appliance(
