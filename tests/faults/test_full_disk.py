@@ -19,6 +19,7 @@ from tests.support.wait import until
 
 WAIT_S = 30.0
 DISK_BYTES = 24 << 20
+FAR_DISK_BYTES = 48 << 20
 PICTURES = 20
 RECONNECTS = 40
 GROWTH_BYTES_MAX = 30 << 20
@@ -73,7 +74,7 @@ def test_full_disk_behind_a_broker_holds_back_acknowledgements_and_loses_nothing
     with (
         mosquitto(tmp_path / "broker") as broker,
         proxy(broker.port) as between,
-        small_disk(tmp_path / "disk", DISK_BYTES) as disk,
+        small_disk(tmp_path / "disk", FAR_DISK_BYTES) as disk,
         running_box(
             tmp_path / "box",
             write_models(tmp_path / "models"),
