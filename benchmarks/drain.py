@@ -14,7 +14,6 @@ import http.client
 import json
 import shutil
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from benchmarks.contenders import Server, appliance
 from benchmarks.lineup import Networks
 from benchmarks.networks import TINY_INPUT
 from benchmarks.processes import Process
+from benchmarks.publisher import steadily
 from benchmarks.ratios import Measured
 from benchmarks.run import SCRATCH
 
@@ -52,7 +52,7 @@ def drain(scratch: Path, tiny: Path, rows: int, backlog_per_s: int, live_per_s: 
         server, mqtt_port, data = appliance("drain", [tiny], scratch, more=more)
         try:
             _until_ready(server)
-            with _live(mqtt_port, body, live_per_s):
+            with steadily(mqtt_port, "in/tiny/bench", body, live_per_s):
                 time.sleep(2)
                 _taken(port)
                 time.sleep(SECONDS)
@@ -61,7 +61,7 @@ def drain(scratch: Path, tiny: Path, rows: int, backlog_per_s: int, live_per_s: 
             _fill(data / "results.db", rows)
             server.process.start_again()
             _until_ready(server)
-            with _live(mqtt_port, body, live_per_s):
+            with steadily(mqtt_port, "in/tiny/bench", body, live_per_s):
                 return _watch(server, port, rows, before, pss_mb)
         finally:
             server.process.end()
@@ -141,19 +141,6 @@ def _central(scratch: Path) -> Iterator[int]:
         yield int(process.popen.stdout.readline())
     finally:
         process.end()
-
-
-@contextlib.contextmanager
-def _live(port: int, body: Path, per_s: int) -> Iterator[None]:
-    """Results at a steady rate, for as long as this lasts."""
-    command = [sys.executable, "-m", "benchmarks.publisher", "127.0.0.1", str(port), "in/tiny/bench"]
-    command += ["--file", str(body), "--rate", str(per_s), "--seconds", str(_DRAINED_S)]
-    publisher = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        publisher.terminate()
-        publisher.wait()
 
 
 def main() -> None:

@@ -12,18 +12,23 @@ round, so that a run may be long.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import mqtt5
 
 _ROW = "[0.0123,-0.0045,0.0311]"
+_STEADY_S = 36_000
 _MADE = 20_000
 """Packets that are made before the first is sent; a longer run gives them new ids and numbers."""
 
@@ -133,6 +138,21 @@ def _take_acknowledgements(received: bytearray) -> int:
         count += 1
     del received[:at]
     return count
+
+
+@contextlib.contextmanager
+def steadily(port: int, topic: str, file: Path, per_s: int) -> Iterator[None]:
+    """A publisher in a process of its own, for as long as this lasts. Raises RuntimeError when it ended before."""
+    command = [sys.executable, "-m", "benchmarks.publisher", "127.0.0.1", str(port), topic]
+    command += ["--file", str(file), "--rate", str(per_s), "--seconds", str(_STEADY_S)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield
+        if process.poll() is not None:
+            raise RuntimeError(f"the publisher to {topic} ended with {process.returncode}")
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def main() -> None:

@@ -16,12 +16,10 @@ import http.client
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.config import shipped_models_dir
@@ -32,6 +30,7 @@ from benchmarks.inputs import Expected, Message
 from benchmarks.lineup import Networks
 from benchmarks.paced import paced_p99_ms
 from benchmarks.processes import Process
+from benchmarks.publisher import steadily
 from benchmarks.ratios import Measured
 from benchmarks.run import SCRATCH
 from tests.support.box import write_config
@@ -101,7 +100,7 @@ def swaps(scratch: Path, expected: Expected, rounds: int) -> Measured:
         turn = _Turns(SlotsClient(config))
         rate = SHARE * load.measure(server.process, port, message, 8, 2, None)["per_s"] - _STREAM_PER_S
         quiet, dense, spaced = [], [], []
-        with _stream(mqtt_port, picture, _STREAM_PER_S):
+        with steadily(mqtt_port, "in/surface/belt", picture, _STREAM_PER_S):
             for _ in range(rounds):
                 quiet.append(paced_p99_ms(port, message, rate, _SECONDS, lambda: time.sleep(0.1)))
                 dense.append(paced_p99_ms(port, message, rate, _SECONDS, turn.swap))
@@ -163,21 +162,6 @@ def _post(port: int, path: str, body: bytes) -> tuple[int, bytes]:
         connection.request("POST", path, body, inputs.JPEG if body else {})
         reply = connection.getresponse()
         return reply.status, reply.read()
-
-
-@contextlib.contextmanager
-def _stream(port: int, picture: Path, per_s: int) -> Iterator[None]:
-    """Pictures of a camera. Raises RuntimeError when not every one of them was acknowledged."""
-    command = [sys.executable, "-m", "benchmarks.publisher", "127.0.0.1", str(port), "in/surface/belt"]
-    command += ["--file", str(picture), "--rate", str(per_s), "--seconds", "36000"]
-    publisher = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        yield
-        if publisher.poll() is not None:
-            raise RuntimeError(f"the camera's stream ended with {publisher.returncode}")
-    finally:
-        publisher.terminate()
-        publisher.wait()
 
 
 def main() -> None:

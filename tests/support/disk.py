@@ -37,14 +37,15 @@ class SmallDisk:
 def small_disk(path: Path, size_bytes: int) -> Iterator[SmallDisk]:
     """Mount a disk in memory at `path`, which must not exist. Needs root, or a sudo that asks nothing."""
     path.mkdir()
-    _as_root("mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=777", "none", str(path))
+    as_root("mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=777", "none", str(path))
     try:
         yield SmallDisk(path)
     finally:
-        _as_root("umount", "--lazy", str(path))
+        as_root("umount", "--lazy", str(path))
 
 
-def _as_root(*command: str) -> None:
+def as_root(*command: str) -> None:
+    """Raises AssertionError with what the command said."""
     before = () if os.geteuid() == 0 else ("sudo", "-n")
     done = subprocess.run([*before, *command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"this test mounts a small disk and needs root: {done.stderr.strip()}"
+    assert done.returncode == 0, f"this test mounts a disk of its own and needs root: {done.stderr.strip()}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support.disk import as_root
 
 
 class FailingDisk:
@@ -17,24 +17,24 @@ class FailingDisk:
         self._image = path.with_suffix(".ext4")
         with self._image.open("wb") as file:
             file.truncate(size_bytes)
-        _as_root("/sbin/mkfs.ext4", "-q", "-F", str(self._image))
+        as_root("/sbin/mkfs.ext4", "-q", "-F", str(self._image))
         path.mkdir()
         self._mount()
-        _as_root("chmod", "777", str(path))
+        as_root("chmod", "777", str(path))
 
     def fail(self) -> None:
         """Have the kernel find an error on it, which makes it read-only (ext4(5), errors=remount-ro)."""
         mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
         (device,) = [source for source, target, *_ in mounts if target == str(self.path)]
-        _as_root("sh", "-c", f"echo 1 > /sys/fs/ext4/{Path(device).name}/trigger_fs_error")
+        as_root("sh", "-c", f"echo 1 > /sys/fs/ext4/{Path(device).name}/trigger_fs_error")
 
     def repair(self) -> None:
         """Nobody may have a file open on it."""
-        _as_root("umount", str(self.path))
+        as_root("umount", str(self.path))
         self._mount()
 
     def _mount(self) -> None:
-        _as_root("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.path))
+        as_root("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.path))
 
 
 @contextmanager
@@ -44,10 +44,4 @@ def failing_disk(path: Path, size_bytes: int) -> Iterator[FailingDisk]:
     try:
         yield disk
     finally:
-        _as_root("umount", "--lazy", str(path))
-
-
-def _as_root(*command: str) -> None:
-    before = () if os.geteuid() == 0 else ("sudo", "-n")
-    done = subprocess.run([*before, *command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"this test mounts an image and needs root and loop devices: {done.stderr.strip()}"
+        as_root("umount", "--lazy", str(path))
